@@ -38,7 +38,7 @@
 //! # Modules
 //! Pure, without clock, socket or randomness, also for `wasm32-unknown-unknown` (`--no-default-features`): [`chain`],
 //! [`request`], [`market`], [`forecast`], [`schedule`], [`policy`], [`lane`], [`provenance`], [`sim`],
-//! [`tuning`], [`client`]. With feature `client-http`: `client_http`. With feature `relay` (the default): `ledger` and
+//! [`tuning`], [`wire`], [`client`]. With feature `client-http`: `client_http`. With feature `relay` (the default): `ledger` and
 //! `relay`, which do the work.
 
 pub use slackwater_contracts as contracts;
@@ -69,6 +69,7 @@ pub mod sim;
 mod table;
 mod time;
 pub mod tuning;
+pub mod wire;
 
 #[cfg(feature = "relay")]
 pub mod ledger;

@@ -15,11 +15,11 @@ use slackwater::{
     provenance::Decision,
     request::{ForwarderDomain, RequestId, VerifiedRequest, VerifyContext, recover, verify},
     schedule::timing::TimingPrior,
+    wire::Span,
 };
 use slackwater_relayer::{
     config::Sources,
     http::{auth::KeyHash, dto},
-    scalar,
 };
 
 use crate::Target;
@@ -63,7 +63,7 @@ fn request(input: &[u8]) -> bool {
     let mut is_understood = false;
     for body in bodies.into_iter().flatten() {
         is_understood = true;
-        let Ok(item) = body.into_item(None) else { continue };
+        let Ok(item) = dto::item(body, None) else { continue };
         let Ok(verified) = verify(item.submission, &context, NOW) else { continue };
         let again = VerifiedRequest::from_stored(&verified.to_stored()).expect("what was accepted can be read back");
         assert_eq!((again.id(), again.deadline(), again.gas()), (verified.id(), verified.deadline(), verified.gas()));
@@ -196,7 +196,7 @@ fn fees_csv(input: &[u8]) -> bool {
 /// Spans, amounts, keys and ids in requests and configuration.
 fn scalar_value(input: &[u8]) -> bool {
     let Ok(text) = core::str::from_utf8(input) else { return false };
-    let span = scalar::Span::parse(text).is_ok();
+    let span = Span::parse(text).is_ok();
     let key = KeyHash::parse(text).is_some();
     let id = text.trim().parse::<B256>().is_ok();
     span || key || id
@@ -212,11 +212,10 @@ fn client_answer(input: &[u8]) -> bool {
         is_understood |= error.problem().is_some();
     }
     is_understood |= api::submit_batch(&[]).parse(&answer(207)).is_ok();
-    if let Ok(detail) = api::request(RequestId(B256::ZERO)).parse(&answer(200)) {
-        let mut follow = Follow::new(detail.summary.id);
-        follow.take_detail(&detail);
-        is_understood = true;
-    }
+    is_understood |= api::request(RequestId(B256::ZERO)).parse(&answer(200)).is_ok();
+    let mut follow = Follow::new(RequestId(B256::ZERO)).polling(Duration::ZERO);
+    follow.looked(NOW, Ok(answer(200)), 0);
+    is_understood |= follow.failure().is_none();
     if let Ok(text) = core::str::from_utf8(input) {
         if let Ok(submit) = Submit::from_json(text, Some(b"salt")) {
             let again = Submit::from_json(&submit.body(), None).expect("what was written can be read");

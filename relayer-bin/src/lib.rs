@@ -5,5 +5,4 @@ pub mod cli;
 pub mod config;
 pub mod http;
 pub mod keystore;
-pub mod scalar;
 pub mod telemetry;

@@ -51,7 +51,7 @@ pub(crate) fn verify_accepted(
     let expected = ExpectedPromise {
         request: text("request_id", request_id)?,
         chain_id: chain_id.0,
-        relayer: verify::pin_for(&relayer.addresses()?, &accepted.promise.promise).unwrap_or_default(),
+        relayer: verify::pin_for(&relayer.addresses()?, &accepted.promise).unwrap_or_default(),
         not_after: not_after.map(instant),
     };
     verify::verify_accepted(&accepted, &expected).map_err(|fault| client(&fault.into()))

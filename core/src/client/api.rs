@@ -2,18 +2,23 @@
 
 use std::time::Duration;
 
+use alloy_primitives::B256;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    answer::{Accepted, Batch, ChainFees, Chains, Forecast, Quote, RequestDetail, RequestPage, RequestSummary},
-    error::{ClientError, Problem},
+    Event, Open, Problem, RequestDetail,
+    error::ClientError,
     http::{ApiCall, HttpAnswer, HttpCall, json},
     submit::Submit,
 };
 use crate::{
-    request::{BatchId, RequestId, Status},
-    time::millis,
+    request::{BatchId, Reason, RequestId, Status},
+    time::{Timestamp, millis},
+    wire::{
+        Accepted, Batch, BatchResults as Results, ChainFees, ChainForecast, Chains, Promise, Quote, RequestPage,
+        RequestSummary,
+    },
 };
 
 /// Path of single submissions.
@@ -48,23 +53,8 @@ pub(super) fn submit_bodies<'a>(bodies: impl Iterator<Item = &'a str>) -> ApiCal
     ApiCall::new(HttpCall::post(BATCH_PATH, body), batch_results)
 }
 
-#[derive(Deserialize)]
-struct Results {
-    results: Vec<ItemResult>,
-}
-
-#[derive(Deserialize)]
-struct ItemResult {
-    #[serde(default)]
-    status: u16,
-    #[serde(default)]
-    accepted: Option<Accepted>,
-    #[serde(default)]
-    problem: Option<Problem>,
-}
-
 fn batch_results(answer: &HttpAnswer) -> Result<BatchResults, ClientError> {
-    let results: Results = json(answer)?;
+    let results: Results<'static> = json(answer)?;
     Ok(results
         .results
         .into_iter()
@@ -92,6 +82,51 @@ pub fn quote(chain_id: u64, gas: u64, within: Option<Duration>) -> ApiCall<Quote
 #[inline]
 pub fn request(id: RequestId) -> ApiCall<RequestDetail> {
     ApiCall::new(HttpCall::get(format!("/v1/requests/{id}")), json)
+}
+
+/// The members of a request's state that the machines of this room look at, without `serde(flatten)`: that, and members that
+/// nobody looks at, would take a tenth of a WASM module.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Look {
+    pub(super) id: RequestId,
+    pub(super) chain_id: u64,
+    pub(super) status: Open<Status>,
+    pub(super) reason: Option<Open<Reason>>,
+    deadline_at_ms: Timestamp,
+    valid_until_ms: Option<Timestamp>,
+    accepted_at_ms: Timestamp,
+    pub(super) updated_at_ms: Timestamp,
+    pub(super) batch: Option<BatchId>,
+    pub(super) tx_hash: Option<B256>,
+    pub(super) block_number: Option<u64>,
+    promise: Promise,
+    quote: Option<Quote>,
+    #[serde(default)]
+    pub(super) timeline: Vec<Event>,
+}
+
+impl Look {
+    /// The acceptance, as a repeated submission would get it.
+    pub(super) fn accepted(self) -> Accepted {
+        let Self { id, chain_id, status, deadline_at_ms, valid_until_ms, accepted_at_ms, promise, quote, .. } = self;
+        Accepted {
+            id,
+            status,
+            chain_id,
+            deadline_at_ms,
+            valid_until_ms,
+            accepted_at_ms,
+            promise,
+            quote,
+            duplicate: true,
+        }
+    }
+}
+
+/// As [`request`].
+pub(super) fn look(id: RequestId) -> ApiCall<Look> {
+    ApiCall::new(request(id).http().clone(), json)
 }
 
 /// Which requests to list.
@@ -140,7 +175,7 @@ pub fn fees(chain_id: u64) -> ApiCall<ChainFees> {
 
 /// `GET /v1/chains/{id}/forecast`: the expected base fee; with `horizon`, only at the nearest one.
 #[inline]
-pub fn forecast(chain_id: u64, horizon: Option<Duration>) -> ApiCall<Forecast> {
+pub fn forecast(chain_id: u64, horizon: Option<Duration>) -> ApiCall<ChainForecast> {
     let query = horizon.map(|horizon| format!("?horizon={}", span(horizon))).unwrap_or_default();
     ApiCall::new(HttpCall::get(format!("/v1/chains/{chain_id}/forecast{query}")), json)
 }

@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use super::{
+    Problem,
     http::{TransportError, TransportErrorKind, excerpt},
     verify::PromiseFault,
 };
-use crate::request::RequestId;
 
 /// Largest problem body that is parsed, bytes.
 const MAX_PROBLEM_BYTES: usize = 64 << 10;
@@ -17,41 +15,6 @@ const MAX_PROBLEM_BYTES: usize = 64 << 10;
 /// [`Problem::ambiguous`].
 const TOOK_NOTHING: [&str; 6] =
     ["body_timeout", "chain_unavailable", "overloaded", "paused", "shutting_down", "storage_unavailable"];
-
-/// An error answer of the relayer (RFC 9457). Programs switch on `code`; `title` and `detail` are for people.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Problem {
-    /// Stable code.
-    pub code: String,
-    /// HTTP status.
-    #[serde(default)]
-    pub status: u16,
-    /// Short text for people.
-    #[serde(default)]
-    pub title: String,
-    /// Details of this occurrence.
-    #[serde(default)]
-    pub detail: String,
-    /// Path of the invalid field; in a batch, relative to its request.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub field: Option<String>,
-    /// Id of the conflicting request.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub existing: Option<RequestId>,
-    /// The expected value, such as the signer's next nonce.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub expected: Option<u64>,
-    /// Suggested wait before a retry, ms.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub retry_after_ms: Option<u64>,
-    /// True if the same submission may succeed later, unchanged.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub retryable: bool,
-    /// True if it may have been accepted nevertheless.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub ambiguous: bool,
-}
 
 impl Problem {
     /// Parses a problem; `None` if the body is not one of ours, such as a proxy's page.
@@ -64,10 +27,9 @@ impl Problem {
     }
 
     pub(super) fn bounded(mut self) -> Self {
-        for text in [&mut self.code, &mut self.title, &mut self.detail] {
-            *text = excerpt(text);
+        for text in [&mut self.code, &mut self.title, &mut self.detail].into_iter().chain(&mut self.field) {
+            *text = excerpt(text).into();
         }
-        self.field = self.field.map(|field| excerpt(&field));
         self
     }
 }
@@ -168,7 +130,7 @@ impl ClientError {
             Self::Problem(problem) => {
                 problem.ambiguous
                     || problem.code == Self::ALREADY_SUBMITTED
-                    || (is_unclear(problem.status) && !TOOK_NOTHING.contains(&problem.code.as_str()))
+                    || (is_unclear(problem.status) && !TOOK_NOTHING.contains(&&*problem.code))
             }
             Self::Status { status, .. } => is_unclear(*status),
             Self::Unreadable { .. } | Self::TooLarge { .. } | Self::Promise(_) => true,

@@ -5,8 +5,7 @@ use std::{fmt, future::Future, time::Duration};
 use alloy_primitives::Address;
 
 use super::{
-    answer::{Accepted, Batch, ChainFees, Chains, Forecast, Quote, RequestDetail, RequestPage, RequestSummary},
-    api,
+    RequestDetail, api,
     error::ClientError,
     http::{self, ApiCall, HttpAnswer, HttpCall, Method, TransportError},
     retry::{Retry, RetryPolicy},
@@ -16,6 +15,7 @@ use super::{
 use crate::{
     request::{BatchId, RequestId, Status},
     time::Timestamp,
+    wire::{Accepted, Batch, ChainFees, ChainForecast, Chains, Quote, RequestPage, RequestSummary},
 };
 
 /// The relayer's code for a request that can't be withdrawn (any more).
@@ -228,7 +228,7 @@ impl<T: Transport> Client<T> {
     /// Checks that an acceptance is promised by a pinned identity, within the requested time. The request's id is taken
     /// from the relayer: only the signer knows it, and compares.
     fn checked(&self, submit: &Submit, accepted: Accepted) -> Result<Accepted, ClientError> {
-        if let Some(relayer) = pin_for(&self.identities, &accepted.promise.promise) {
+        if let Some(relayer) = pin_for(&self.identities, &accepted.promise) {
             let (request, chain_id) = (accepted.id, submit.chain_id());
             let not_after = submit.promised_by(self.transport.now()).filter(|_| !accepted.duplicate);
             verify_accepted(&accepted, &ExpectedPromise { request, chain_id, relayer, not_after })?;
@@ -302,8 +302,8 @@ impl<T: Transport> Client<T> {
     /// Fetches the base fee forecast.
     ///
     /// # Errors
-    /// [`ClientError`]; `not_found` if the relayer sends at once.
-    pub async fn forecast(&self, chain_id: u64, horizon: Option<Duration>) -> Result<Forecast, ClientError> {
+    /// [`ClientError`]; `not_found` where the relayer sends at once.
+    pub async fn forecast(&self, chain_id: u64, horizon: Option<Duration>) -> Result<ChainForecast, ClientError> {
         self.call(api::forecast(chain_id, horizon)).await
     }
 

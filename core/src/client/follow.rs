@@ -1,13 +1,12 @@
 //! Follows one request through broken connections, repeated events and reorgs.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{borrow::Cow, collections::VecDeque, time::Duration};
 
 use super::{
-    answer::{Event, RequestDetail},
-    api,
+    Event, Open,
+    api::{self, Look},
     error::ClientError,
-    http::{self, ApiCall, HttpAnswer, HttpCall, TransportError},
-    open::Open,
+    http::{self, HttpAnswer, HttpCall, TransportError},
     retry::RetryPolicy,
     sse::{SseError, SseParser},
 };
@@ -175,17 +174,13 @@ impl Follow {
                 FollowStep::Open(api::events_of(self.id, after))
             }
             Mode::Read => FollowStep::Read,
-            Mode::Look => FollowStep::Look(self.look_call().http().clone()),
+            Mode::Look => FollowStep::Look(api::look(self.id).http().clone()),
             Mode::Wait(until) => FollowStep::Wait(until),
             Mode::Done => FollowStep::Done,
         }
     }
 
-    fn look_call(&self) -> ApiCall<RequestDetail> {
-        api::request(self.id)
-    }
-
-    /// Processes the answer to [`FollowStep::Open`]. Without a stream, `answer` holds the body.
+    /// The stream was opened, or not. Of an answer that is no stream, `answer` holds the body.
     pub fn opened(&mut self, now: Timestamp, answer: Result<HttpAnswer, TransportError>, entropy: u64) {
         if self.mode != Mode::Open {
             return;
@@ -214,8 +209,8 @@ impl Follow {
         }
         let result = self.parser.push(bytes);
         while let Some(message) = self.parser.next_message() {
-            // Anything else is from a newer relayer, or noise: the state shows what matters.
-            if let Ok(event) = Event::parse(&message.data) {
+            // What is no event is of a newer relayer, or noise: the state shows what matters.
+            if let Ok(event) = serde_json::from_slice::<Event>(message.data.as_bytes()) {
                 self.apply(event);
             }
         }
@@ -241,10 +236,10 @@ impl Follow {
         if self.mode != Mode::Look {
             return;
         }
-        let detail = answer.map_err(ClientError::from).and_then(|answer| self.look_call().parse(&answer));
-        match detail {
-            Ok(detail) => {
-                self.take_detail(&detail);
+        let look = answer.map_err(ClientError::from).and_then(|answer| api::look(self.id).parse(&answer));
+        match look {
+            Ok(look) => {
+                self.take_look(look);
                 self.mode = if self.is_at_end() || self.has_no_more {
                     Mode::Done
                 } else if self.is_polling {
@@ -258,30 +253,29 @@ impl Follow {
         }
     }
 
-    /// Applies a state that was read elsewhere.
-    pub fn take_detail(&mut self, detail: &RequestDetail) {
-        for event in &detail.timeline {
-            self.apply(event.clone());
+    fn take_look(&mut self, look: Look) {
+        let is_cut = look.timeline.is_empty() || look.timeline.len() >= TIMELINE_LIMIT;
+        for event in look.timeline {
+            self.apply(event);
         }
-        // The state and its timeline are read one after the other, so the state may be the older one. It only adds
-        // information if the timeline is truncated or missing.
-        let summary = &detail.summary;
-        let is_cut = detail.timeline.is_empty() || detail.timeline.len() >= TIMELINE_LIMIT;
-        let is_newer = self.last.as_ref().is_none_or(|last| summary.updated_at_ms > last.at_ms);
-        if is_cut && is_newer && summary.id == self.id {
+        // The state and its story are read one after the other, so the state may be the older one. Only where the story is
+        // cut, or missing, the state says more.
+        let is_newer = self.last.as_ref().is_none_or(|last| look.updated_at_ms > last.at_ms);
+        if is_cut && is_newer && look.id == self.id {
             let (seq, request_seq) = self.last.as_ref().map_or((0, 0), |last| (last.seq, last.request_seq));
             self.take(Event {
                 seq,
-                request_id: summary.id,
+                request_id: look.id,
                 request_seq,
-                chain_id: summary.chain_id,
-                status: summary.status.clone(),
-                reason: summary.reason.clone(),
+                tenant: Cow::default(),
+                chain_id: look.chain_id,
+                status: look.status,
+                reason: look.reason,
                 detail: None,
-                batch: summary.batch,
-                tx_hash: summary.tx_hash,
-                block_number: summary.block_number,
-                at_ms: summary.updated_at_ms,
+                batch: look.batch,
+                tx_hash: look.tx_hash,
+                block_number: look.block_number,
+                at_ms: look.updated_at_ms,
             });
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{fmt, marker::PhantomData};
 
-use super::error::{ClientError, Problem};
+use super::{Problem, error::ClientError};
 
 /// Largest accepted answer, bytes. A batch of 1 000 acceptances has about 1 MB.
 pub const MAX_ANSWER_BYTES: usize = 8 << 20;

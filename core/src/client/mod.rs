@@ -6,16 +6,13 @@
 
 #![deny(clippy::float_arithmetic)]
 
-mod answer;
 pub mod api;
 mod error;
 mod exchange;
-mod flat;
 mod follow;
 mod forward;
 mod http;
 pub mod local;
-mod open;
 mod outbox;
 mod retry;
 pub mod rpc;
@@ -23,16 +20,11 @@ mod sse;
 mod submit;
 pub mod verify;
 
-pub use answer::{
-    Accepted, Attempt, Batch, Chain, ChainFees, Chains, Event, Forecast, Forwarder, Horizon, OfferedFees, Quote,
-    RequestDetail, RequestPage, RequestSummary, SignedPromise, Slack, Wait,
-};
-pub use error::{ClientError, Problem};
+pub use error::ClientError;
 pub use exchange::{Client, Exchange, Step, Transport};
 pub use follow::{Change, DEFAULT_POLL, Follow, FollowStep, Until};
 pub use forward::{DEFAULT_FORWARD_GAS, ForwardBuilder, KeySigner, SignDigest, SignError, UnsignedForward};
 pub use http::{ApiCall, HttpAnswer, HttpCall, MAX_ANSWER_BYTES, Method, TransportError, TransportErrorKind};
-pub use open::{Named, Open};
 pub use outbox::{
     Addressee, Command, Enqueue, EntryState, EntryView, LoadReport, Outbox, OutboxConfig, OutboxError, Outcome, Place,
     User,
@@ -40,6 +32,18 @@ pub use outbox::{
 pub use retry::{GiveUp, Retry, RetryPolicy};
 pub use sse::{MAX_MESSAGE_BYTES, SseError, SseMessage, SseParser};
 pub use submit::{CallAsk, IdempotencyKey, MAX_IDEMPOTENCY_KEY_BYTES, MAX_SUBMIT_BYTES, Submit, SubmitKind};
+
+pub use crate::wire::{
+    Accepted, Attempt, Batch, Chain, ChainFees, ChainForecast as Forecast, Chains, Fees as OfferedFees, Forwarder,
+    Horizon, Named, Open, Promise as SignedPromise, Quote, RequestPage, RequestSummary, Slack, Wait,
+};
+
+/// An event of a request, as it was read.
+pub type Event = crate::wire::Event<'static>;
+/// A problem, as it was read.
+pub type Problem = crate::wire::Problem<'static>;
+/// A request, as it was read.
+pub type RequestDetail = crate::wire::Request<'static>;
 
 #[cfg(test)]
 mod tests;

@@ -10,6 +10,7 @@ use crate::{
     chain::decimal,
     request::{Deadline, Forward},
     time::Timestamp,
+    wire::{self, Kind},
 };
 
 /// Longest idempotency key, bytes.
@@ -237,84 +238,39 @@ impl Submit {
         if text.len() > MAX_SUBMIT_BYTES {
             return Err(ClientError::invalid("request", format!("{} bytes, limit {MAX_SUBMIT_BYTES}", text.len())));
         }
-        let body: SubmitJson = serde_json::from_slice(text.as_bytes())
+        let body: wire::Submit<'_> = serde_json::from_slice(text.as_bytes())
             .map_err(|error| ClientError::invalid("request", excerpt(&error.to_string())))?;
-        let kind = match (body.kind.as_str(), body.forward, body.call) {
-            ("forward", Some(forward), None) => SubmitKind::Forward(Box::new(forward.into())),
-            ("call", None, Some(call)) => SubmitKind::Call(call),
+        let kind = match (body.kind, body.forward, body.call) {
+            (Kind::Forward, Some(forward), None) => SubmitKind::Forward(Box::new(forward.into())),
+            (Kind::Call, None, Some(call)) => SubmitKind::Call(call.try_into()?),
             _ => return Err(ClientError::invalid("kind", "`forward` or `call`, with the member of that name only")),
         };
         let deadline = match (body.within, body.deadline) {
             (Some(_), Some(_)) => return Err(ClientError::invalid("within", "excludes `deadline`")),
-            (Some(within), None) => Some(Deadline::Within(parse_span(&within)?)),
-            (None, at) => at.map(|seconds| Deadline::At(Timestamp::from_secs(seconds))),
+            (Some(within), None) => Some(Deadline::Within(Duration::from_millis(within.0))),
+            (None, at) => at.map(|at| Deadline::At(at.0)),
         };
-        if matches!(kind, SubmitKind::Call(_)) && body.idempotency_key.is_none() && salt.is_none() {
+        let key = body.idempotency_key.map(IdempotencyKey::new).transpose()?;
+        if matches!(kind, SubmitKind::Call(_)) && key.is_none() && salt.is_none() {
             return Err(ClientError::invalid("idempotencyKey", "a call needs one, or a salt"));
         }
         Ok(Self {
-            chain_id: body.chain_id,
+            chain_id: body.chain_id.0,
             kind,
             deadline,
-            max_cost_wei: body.max_cost,
+            max_cost_wei: body.max_cost.map(|wei| wei.0),
             salt: salt.unwrap_or_default().to_vec(),
-            key: body.idempotency_key,
+            key,
         })
     }
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct SubmitJson {
-    #[serde(with = "decimal")]
-    chain_id: u64,
-    kind: String,
-    #[serde(default)]
-    forward: Option<ForwardJson>,
-    #[serde(default)]
-    call: Option<CallAsk>,
-    #[serde(default)]
-    within: Option<String>,
-    #[serde(default)]
-    deadline: Option<u64>,
-    #[serde(default, with = "decimal::option")]
-    max_cost: Option<U256>,
-    #[serde(default)]
-    idempotency_key: Option<IdempotencyKey>,
-}
+impl TryFrom<wire::Call> for CallAsk {
+    type Error = ClientError;
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct ForwardJson {
-    forwarder: Address,
-    from: Address,
-    to: Address,
-    #[serde(default, with = "decimal")]
-    value: U256,
-    #[serde(with = "decimal")]
-    gas: U256,
-    #[serde(with = "decimal")]
-    nonce: U256,
-    #[serde(with = "decimal")]
-    deadline: u64,
-    #[serde(default)]
-    data: Bytes,
-    signature: Bytes,
-}
-
-impl From<ForwardJson> for Forward {
-    fn from(json: ForwardJson) -> Self {
-        Self {
-            forwarder: json.forwarder,
-            from: json.from,
-            to: json.to,
-            value: json.value,
-            gas: json.gas,
-            nonce: json.nonce,
-            deadline: json.deadline,
-            data: json.data,
-            signature: json.signature,
-        }
+    fn try_from(call: wire::Call) -> Result<Self, ClientError> {
+        let gas = u64::try_from(call.gas.0).map_err(|_| ClientError::invalid("call", "gas is out of range"))?;
+        Ok(Self { to: call.to.0, value: call.value.0, gas, data: call.data.0, any_sender: call.any_sender })
     }
 }
 
@@ -375,20 +331,4 @@ impl<'a> From<&'a Forward> for ForwardOut<'a> {
 /// A number where every JSON implementation reads it exactly, a string above.
 fn number<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
     if *value <= 1 << 53 { serializer.serialize_u64(*value) } else { serializer.collect_str(value) }
-}
-
-fn parse_span(text: &str) -> Result<Duration, ClientError> {
-    let wrong = || ClientError::invalid("within", "not a span of time such as 500ms, 30s, 5m, 2h or 1d");
-    let unit_at = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
-    let (digits, unit) = text.split_at(unit_at);
-    let factor: u64 = match unit {
-        "ms" => 1,
-        "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return Err(wrong()),
-    };
-    let number: u64 = digits.parse().map_err(|_| wrong())?;
-    number.checked_mul(factor).map(Duration::from_millis).ok_or_else(wrong)
 }

@@ -11,7 +11,8 @@ use crate::{
     Timestamp,
     chain::FinalityRule,
     provenance::{Decision, Entry, Head, MerkleTree},
-    request::{Forward, ForwarderDomain, Promise, RequestId, Status},
+    request::{Forward, ForwarderDomain, RequestId, Status},
+    wire::{Account, HexBytes},
 };
 
 const KEY: &str = "0x1c00ce94b96ffd8a5dc35453e915c3e6dc9a2815b0ab85946340c5d970337915";
@@ -124,14 +125,14 @@ proptest! {
 }
 
 fn promise_of(signer: &KeySigner) -> SignedPromise {
-    let promise = Promise {
-        request_hash: RequestId(B256::repeat_byte(1)),
-        chain_id: 1,
-        deadline: 100,
-        relayer: signer.address(),
-    };
-    let signature = signer.sign_digest(promise.digest()).unwrap();
-    SignedPromise { promise, signature: signature.into() }
+    promise_until(100, signer)
+}
+
+fn promise_until(deadline: u64, signer: &KeySigner) -> SignedPromise {
+    let (request_hash, chain_id, relayer) = (RequestId(B256::repeat_byte(1)), 1, Account(signer.address()));
+    let mut promise = SignedPromise { request_hash, chain_id, deadline, relayer, signature: HexBytes::default() };
+    promise.signature = HexBytes(signer.sign_digest(promise.words().digest()).unwrap().into());
+    promise
 }
 
 #[test]
@@ -148,7 +149,7 @@ fn promises() {
     let late = ExpectedPromise { not_after: Some(Timestamp(99_999)), ..expected };
     assert_eq!(verify_promise(&good, &late), Err(PromiseFault::TooLate { promised_s: 100, asked_s: 99 }));
     let mut changed = good.clone();
-    changed.promise.deadline = 99;
+    changed.deadline = 99;
     assert_eq!(verify_promise(&changed, &expected), Err(PromiseFault::NotSigned(signer.address())));
     let other = KeySigner::from_bytes(&[9; 32]).unwrap();
     let found = other.address();
@@ -247,10 +248,8 @@ fn a_client_holds_promises_against_what_it_asked_for() {
     // Answered at 1 020 s.
     for (deadline, is_good) in [(1_050, true), (4_650, true), (4_651, false)] {
         let id = RequestId(B256::repeat_byte(1));
-        let promise = Promise { request_hash: id, chain_id: 1, deadline, relayer: signer.address() };
-        let signature = signer.sign_digest(promise.digest()).unwrap().into();
         let answer = json!({ "id": id, "status": "queued", "chainId": 1, "deadlineAtMs": deadline * 1_000,
-            "acceptedAtMs": 1, "promise": SignedPromise { promise, signature } });
+            "acceptedAtMs": 1, "promise": promise_until(deadline, &signer) });
         let single = Client::over(Script::of([Some((202, answer.clone()))])).identities([signer.address()]);
         let batch = json!({ "results": [{ "status": 202, "accepted": answer }] });
         let batch = Client::over(Script::of([Some((207, batch))])).identities([signer.address()]);

@@ -36,7 +36,8 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     ("sim", &["time", "chain", "request", "market", "forecast", "schedule", "policy", "lane", "provenance"]),
-    ("client", &["time", "table", "chain", "request", "market", "schedule", "lane", "provenance", "tuning"]),
+    ("wire", &["time", "chain", "request"]),
+    ("client", &["time", "table", "chain", "request", "wire", "market", "schedule", "lane", "provenance", "tuning"]),
     ("client_http", &["time", "private", "client", "request"]),
     ("ledger", &["time", "protection", "private", "chain", "request", "policy", "lane", "provenance", "record"]),
     (
@@ -76,6 +77,7 @@ const PURE: &[&str] = &[
     "record",
     "sender",
     "sim",
+    "wire",
     "client",
 ];
 
@@ -195,7 +197,7 @@ fn pure_rooms_touch_no_world() {
         "sqlx",
         "moka",
         "governor",
-        "Instant",
+        "Instant::now",
         "SystemTime",
         "std::fs",
         "std::net",

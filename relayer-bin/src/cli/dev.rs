@@ -12,7 +12,10 @@ use alloy_primitives::{Address, B256, Bytes, U64, U256, hex, keccak256};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use slackwater::relay::{LocalSigner, RpcEndpoint, RpcPool};
+use slackwater::{
+    relay::{LocalSigner, RpcEndpoint, RpcPool},
+    wire::Account,
+};
 use slackwater_contracts::{forwarder, guestbook, multicall3};
 use tokio::process::{Child, Command};
 
@@ -20,7 +23,7 @@ use super::{
     error::{CliError, Exit},
     serve,
 };
-use crate::{config::Sources, scalar::Account, telemetry};
+use crate::{config::Sources, telemetry};
 
 /// EIP-712 name of the forwarder that is deployed.
 pub(super) const FORWARDER_NAME: &str = "Slackwater Dev Forwarder";

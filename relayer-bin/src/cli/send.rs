@@ -14,6 +14,7 @@ use slackwater::{
     },
     relay::IdentityKey,
     request::{Forward, ForwarderDomain},
+    wire::{self, Account, HexBytes, Span, Uint},
 };
 
 use super::{
@@ -21,11 +22,7 @@ use super::{
     error::{CliError, Exit},
     watch::{self, Until},
 };
-use crate::{
-    config::SecretRef,
-    http::dto::ForwardBody,
-    scalar::{Account, HexBytes, Span, Uint},
-};
+use crate::config::SecretRef;
 
 /// Margin between the requested deadline and the signed one, seconds, so that the requested one always applies.
 const SIGNED_MARGIN_S: u64 = 120;
@@ -134,7 +131,7 @@ fn bytes(text: &str) -> Result<Bytes, String> {
 }
 
 fn wei(text: &str) -> Result<U256, String> {
-    Uint::parse(text).map(|wei| wei.0).map_err(str::to_owned)
+    <Uint>::parse(text).map(|wei| wei.0).map_err(str::to_owned)
 }
 
 fn span(text: &str) -> Result<u64, String> {
@@ -186,7 +183,7 @@ pub(super) async fn run(args: SendArgs) -> Result<(), CliError> {
             };
             forward.signature = key.sign(domain.digest(&forward));
             let mut body = envelope(&content, chain_id, "forward");
-            body["forward"] = json!(ForwardBody::from(forward));
+            body["forward"] = json!(wire::Forward::from(forward));
             if dry_run {
                 println!("{body}");
                 return Ok(());

@@ -11,10 +11,27 @@ use serde_json::{Value, json};
 use slackwater::{
     relay::ChainTuning,
     tuning::{Key, Kind},
+    wire::Uint,
 };
 
 use super::{schema::OLD_NAME, secret::SecretText, url::UrlText};
-use crate::scalar::Uint;
+
+/// Schema of a [`Uint`].
+struct Amount;
+
+impl JsonSchema for Amount {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        Cow::Borrowed("Uint")
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": ["string", "integer"], "format": "uint256" })
+    }
+}
 
 /// Configuration of the Slackwater relayer.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -176,6 +193,7 @@ pub struct RawPageKey {
     /// Most wei that one of them may cost.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-default" = "unlimited"))]
+    #[schemars(with = "Option<Amount>")]
     pub max_cost_wei: Option<Uint>,
 }
 
@@ -532,6 +550,7 @@ pub struct RawTenant {
     /// Most wei that one request may send along.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-default" = "0"))]
+    #[schemars(with = "Option<Amount>")]
     pub max_value_wei: Option<Uint>,
     /// Longest calldata of one request.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -663,6 +682,7 @@ pub enum RawKind {
 pub struct RawBudget {
     /// Wei per period and chain. Required.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Amount>")]
     pub limit_wei: Option<Uint>,
     /// Length of a period, aligned to the Unix epoch; 0 is once and for all.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -20,6 +20,7 @@ use serde::Deserialize;
 use slackwater::{
     ledger::{EventFilter, EventRecord, LedgerError},
     request::{RequestId, Status},
+    wire,
 };
 use tokio::sync::{
     OwnedSemaphorePermit,
@@ -31,9 +32,9 @@ use super::{
     Group, Shared,
     auth::{Access, Caller},
     connection::Presence,
-    dto::EventView,
+    dto,
     peer::{Network, Peer},
-    problem::{Problem, ProblemBody},
+    problem::Problem,
     requests::{find, parse_id, query},
 };
 
@@ -67,9 +68,9 @@ pub(super) struct EventsQuery {
 #[utoipa::path(
     get, path = "/v1/events", tag = "events", params(EventsQuery),
     responses(
-        (status = 200, description = "A stream, endless without `requests`", body = EventView<'static>, content_type = "text/event-stream"),
+        (status = 200, description = "A stream, endless without `requests`", body = wire::Event<'static>, content_type = "text/event-stream"),
         (status = 204, description = "The named requests have ended, and nothing is left to say"),
-        (status = "4XX", description = "Refused", body = ProblemBody<'static>, content_type = "application/problem+json"),
+        (status = "4XX", description = "Refused", body = wire::Problem<'static>, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn all(
@@ -104,9 +105,9 @@ pub(super) async fn all(
     get, path = "/v1/requests/{id}/events", tag = "events",
     params(("id" = String, Path, description = "The request's id"), EventsQuery),
     responses(
-        (status = 200, description = "A stream that ends with the request", body = EventView<'static>, content_type = "text/event-stream"),
+        (status = 200, description = "A stream that ends with the request", body = wire::Event<'static>, content_type = "text/event-stream"),
         (status = 204, description = "It has ended, and nothing is left to say"),
-        (status = "4XX", description = "Refused", body = ProblemBody<'static>, content_type = "application/problem+json"),
+        (status = "4XX", description = "Refused", body = wire::Problem<'static>, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn of_request(
@@ -400,7 +401,7 @@ const fn is_last(status: Status) -> bool {
 
 /// Appends one message: `id: SEQ`, `data: JSON`, and an empty line. JSON has no line breaks.
 fn write_message(chunk: &mut String, event: &EventRecord) {
-    let json = serde_json::to_string(&EventView::from(event))
+    let json = serde_json::to_string(&dto::event(event))
         .unwrap_or_else(|error| unreachable!("an event is always JSON: {error}"));
     let _ = write!(chunk, "id: {}\ndata: {json}\n\n", event.seq);
 }

@@ -5,30 +5,28 @@ use axum::{
     extract::{Path, Request, State},
     http::{HeaderValue, Response, StatusCode, header},
 };
-use slackwater::relay::{ChainStatus, ModelError, ModelInfo, Relay};
-
-use super::{
-    Shared,
-    auth::Caller,
-    body,
-    dto::{ModelView, ModelsView, VersionBody},
-    problem::{Problem, ProblemBody},
-    recorded,
+use slackwater::{
+    relay::{ChainStatus, ModelError, ModelInfo, Relay},
+    wire::{self, ModelVersion, Models},
 };
+
+use super::{Shared, auth::Caller, body, dto, problem::Problem, recorded};
 
 type Answer = Result<Response<Body>, Problem>;
 
 /// The fitted models, with training range and scores.
 #[utoipa::path(
     get, path = "/v1/models", tag = "operations",
-    responses((status = 200, description = "The models", body = ModelsView))
+    responses((status = 200, description = "The models", body = Models))
 )]
 pub(super) async fn list(State(app): State<Shared>) -> Response<Body> {
     let of_chain = |chain: ChainStatus| {
-        app.relay.forecast(chain.chain_id).map_or_else(Vec::new, |view| ModelView::of(chain.chain_id, &view.models))
+        app.relay
+            .forecast(chain.chain_id)
+            .map_or_else(Vec::new, |view| dto::models(chain.chain_id, &view.models).models)
     };
     let models = app.relay.chains().into_iter().flat_map(of_chain).collect();
-    body::json(StatusCode::OK, &ModelsView { models })
+    body::json(StatusCode::OK, &Models { models })
 }
 
 fn parse_chain(id: &str) -> Result<u64, Problem> {
@@ -52,23 +50,23 @@ where
         relay.record_action(&by, action, &format!("models of chain {chain_id}")).await?;
         Ok(models)
     });
-    Ok(body::json(StatusCode::OK, &ModelsView { models: ModelView::of(chain_id, &models.await?) }))
+    Ok(body::json(StatusCode::OK, &dto::models(chain_id, &models.await?)))
 }
 
 async fn version(app: &Shared, caller: &Caller, request: Request) -> Result<u32, Problem> {
     let (parts, body) = request.into_parts();
     let body::Read { bytes, .. } = body::read(app, caller, &parts.headers, body, app.limits.single()).await?;
-    body::parse::<VersionBody>(&bytes).map(|body| body.version)
+    body::parse::<ModelVersion>(&bytes).map(|body| body.version)
 }
 
 /// Activates a version of a chain's models until the next refit. Operators only.
 #[utoipa::path(
     post, path = "/v1/models/{id}/promote", tag = "operations",
     params(("id" = u64, Path, description = "EIP-155 chain id")),
-    request_body = VersionBody,
+    request_body = ModelVersion,
     responses(
-        (status = 200, description = "In force, and durable: the chain's models", body = ModelsView),
-        (status = "4XX", description = "Refused; nothing is changed", body = ProblemBody<'static>, content_type = "application/problem+json"),
+        (status = 200, description = "In force, and durable: the chain's models", body = Models),
+        (status = "4XX", description = "Refused; nothing is changed", body = wire::Problem<'static>, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn promote(
@@ -87,10 +85,10 @@ pub(super) async fn promote(
 #[utoipa::path(
     post, path = "/v1/models/{id}/pin", tag = "operations",
     params(("id" = u64, Path, description = "EIP-155 chain id")),
-    request_body = VersionBody,
+    request_body = ModelVersion,
     responses(
-        (status = 200, description = "Pinned, and durable: the chain's models", body = ModelsView),
-        (status = "4XX", description = "Refused; nothing is changed", body = ProblemBody<'static>, content_type = "application/problem+json"),
+        (status = 200, description = "Pinned, and durable: the chain's models", body = Models),
+        (status = "4XX", description = "Refused; nothing is changed", body = wire::Problem<'static>, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn pin(State(app): State<Shared>, caller: Caller, Path(id): Path<String>, request: Request) -> Answer {
@@ -104,8 +102,8 @@ pub(super) async fn pin(State(app): State<Shared>, caller: Caller, Path(id): Pat
     post, path = "/v1/models/{id}/unpin", tag = "operations",
     params(("id" = u64, Path, description = "EIP-155 chain id")),
     responses(
-        (status = 200, description = "Done, and durable: the chain's models", body = ModelsView),
-        (status = "4XX", description = "Refused", body = ProblemBody<'static>, content_type = "application/problem+json"),
+        (status = 200, description = "Done, and durable: the chain's models", body = Models),
+        (status = "4XX", description = "Refused", body = wire::Problem<'static>, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn unpin(State(app): State<Shared>, caller: Caller, Path(id): Path<String>) -> Answer {
@@ -118,8 +116,8 @@ pub(super) async fn unpin(State(app): State<Shared>, caller: Caller, Path(id): P
     post, path = "/v1/models/{id}/rollback", tag = "operations",
     params(("id" = u64, Path, description = "EIP-155 chain id")),
     responses(
-        (status = 200, description = "In force, and durable: the chain's models", body = ModelsView),
-        (status = "4XX", description = "Refused; nothing is changed", body = ProblemBody<'static>, content_type = "application/problem+json"),
+        (status = 200, description = "In force, and durable: the chain's models", body = Models),
+        (status = "4XX", description = "Refused; nothing is changed", body = wire::Problem<'static>, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn roll_back(State(app): State<Shared>, caller: Caller, Path(id): Path<String>) -> Answer {
@@ -134,7 +132,7 @@ pub(super) async fn roll_back(State(app): State<Shared>, caller: Caller, Path(id
     params(("id" = u64, Path, description = "EIP-155 chain id")),
     responses(
         (status = 200, description = "The export", body = Object),
-        (status = "4XX", description = "Refused", body = ProblemBody<'static>, content_type = "application/problem+json"),
+        (status = "4XX", description = "Refused", body = wire::Problem<'static>, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn export(State(app): State<Shared>, Path(id): Path<String>) -> Answer {
@@ -150,8 +148,8 @@ pub(super) async fn export(State(app): State<Shared>, Path(id): Path<String>) ->
     params(("id" = u64, Path, description = "EIP-155 chain id")),
     request_body = Object,
     responses(
-        (status = 200, description = "Done, and durable: the chain's models", body = ModelsView),
-        (status = "4XX", description = "Refused; nothing is changed", body = ProblemBody<'static>, content_type = "application/problem+json"),
+        (status = 200, description = "Done, and durable: the chain's models", body = Models),
+        (status = "4XX", description = "Refused; nothing is changed", body = wire::Problem<'static>, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn import(

@@ -54,5 +54,7 @@ impl Modify for Security {
 
 /// The document as JSON.
 pub fn document() -> String {
-    Api::openapi().to_json().unwrap_or_else(|error| unreachable!("the document is always JSON: {error}"))
+    let mut api = Api::openapi();
+    slackwater::wire::schema::inline(&mut api);
+    api.to_json().unwrap_or_else(|error| unreachable!("the document is always JSON: {error}"))
 }

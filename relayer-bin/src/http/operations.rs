@@ -11,38 +11,30 @@ use axum::{
     http::{HeaderValue, Response, StatusCode, header},
 };
 use metrics_exporter_prometheus::PrometheusHandle;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use slackwater::{
     relay::{ChainHealth, ChainStatus},
     request::{BatchId, RequestId},
-};
-use utoipa::{IntoParams, ToSchema};
-
-use super::{
-    Counting, MetricsAccess, Shared,
-    auth::Caller,
-    body,
-    dto::{
-        BatchBody, ChainFeesView, ChainView, ChainsView, CountView, CountsView, ForecastBody, LaneView, LanesView,
-        LogHeadView, SourceView, SourcesView,
+    wire::{
+        self, Account, Batch, ChainFees, ChainForecast, Chains, CountRow, Counts, Lanes, LogHead, Probe, Readiness,
+        Sources, Span,
     },
-    openapi,
-    problem::{Problem, ProblemBody},
-    requests::query,
 };
-use crate::scalar::{Account, Span};
+use utoipa::IntoParams;
+
+use super::{Counting, MetricsAccess, Shared, auth::Caller, body, dto, openapi, problem::Problem, requests::query};
 
 type Answer = Result<Response<Body>, Problem>;
 
 /// The chains that are served, with their condition.
 #[utoipa::path(
     get, path = "/v1/chains", tag = "operations",
-    responses((status = 200, description = "The chains", body = ChainsView))
+    responses((status = 200, description = "The chains", body = Chains))
 )]
 pub(super) async fn chains(State(app): State<Shared>, caller: Caller) -> Response<Body> {
-    let chains = app.relay.chains().into_iter().map(|status| ChainView::new(status, caller.is_operator())).collect();
-    body::json(StatusCode::OK, &ChainsView { relayer: Account(app.relay.identity()), chains })
+    let chains = app.relay.chains().into_iter().map(|status| dto::chain(status, caller.is_operator())).collect();
+    body::json(StatusCode::OK, &Chains { relayer: Account(app.relay.identity()), chains })
 }
 
 /// Fees of one chain now.
@@ -50,39 +42,39 @@ pub(super) async fn chains(State(app): State<Shared>, caller: Caller) -> Respons
     get, path = "/v1/chains/{id}/fees", tag = "operations",
     params(("id" = u64, Path, description = "EIP-155 chain id")),
     responses(
-        (status = 200, description = "The fees", body = ChainFeesView),
-        (status = 404, description = "Not served", body = ProblemBody<'static>, content_type = "application/problem+json"),
+        (status = 200, description = "The fees", body = ChainFees),
+        (status = 404, description = "Not served", body = wire::Problem<'static>, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn fees(State(app): State<Shared>, Path(id): Path<String>) -> Answer {
     let chain_id: u64 = id.parse().map_err(|_| Problem::new("malformed_id", "a chain's id is a decimal integer"))?;
     let chain = app.relay.chains().into_iter().find(|chain| chain.chain_id == chain_id);
     let chain = chain.ok_or_else(|| Problem::new("not_found", format!("chain {chain_id} is not served here")))?;
-    Ok(body::json(StatusCode::OK, &ChainFeesView::from(&chain)))
+    Ok(body::json(StatusCode::OK, &dto::fees(&chain)))
 }
 
 /// The lanes: sender accounts with their nonces and balances.
 #[utoipa::path(
     get, path = "/v1/lanes", tag = "operations",
-    responses((status = 200, description = "The lanes", body = LanesView))
+    responses((status = 200, description = "The lanes", body = Lanes))
 )]
 pub(super) async fn lanes(State(app): State<Shared>) -> Response<Body> {
-    let lanes = app.relay.lanes().into_iter().map(LaneView::from).collect();
-    body::json(StatusCode::OK, &LanesView { lanes })
+    let lanes = app.relay.lanes().into_iter().map(dto::lane).collect();
+    body::json(StatusCode::OK, &Lanes { lanes })
 }
 
 /// The head of the decision log, at most a second old: a kept copy reveals later changes of anything before it.
 #[utoipa::path(
     get, path = "/v1/log/head", tag = "operations", security(()),
     responses(
-        (status = 200, description = "Number and hash of the newest entry; number 0 before the first", body = LogHeadView),
-        (status = 503, description = "The storage is away", body = ProblemBody<'static>, content_type = "application/problem+json"),
+        (status = 200, description = "Number and hash of the newest entry; number 0 before the first", body = LogHead),
+        (status = 503, description = "The storage is away", body = wire::Problem<'static>, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn log_head(State(app): State<Shared>) -> Answer {
     let head = app.relay.log_head().await.map_err(Problem::from)?;
     let head = head.unwrap_or_else(|| slackwater::provenance::Head::genesis(&app.relay.identity().to_string()));
-    Ok(body::json(StatusCode::OK, &LogHeadView { seq: head.seq, hash: head.hash }))
+    Ok(body::json(StatusCode::OK, &LogHead { seq: head.seq, hash: head.hash }))
 }
 
 /// Selection of a horizon.
@@ -99,9 +91,9 @@ pub(super) struct ForecastQuery {
     get, path = "/v1/chains/{id}/forecast", tag = "operations",
     params(("id" = u64, Path, description = "EIP-155 chain id"), ForecastQuery),
     responses(
-        (status = 200, description = "The forecast", body = ForecastBody),
-        (status = 404, description = "Not served, or not forecast", body = ProblemBody<'static>, content_type = "application/problem+json"),
-        (status = "4XX", description = "Refused", body = ProblemBody<'static>, content_type = "application/problem+json"),
+        (status = 200, description = "The forecast", body = ChainForecast),
+        (status = 404, description = "Not served, or not forecast", body = wire::Problem<'static>, content_type = "application/problem+json"),
+        (status = "4XX", description = "Refused", body = wire::Problem<'static>, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn forecast(
@@ -122,34 +114,37 @@ pub(super) async fn forecast(
     let view = app.relay.forecast(chain_id).ok_or_else(|| {
         Problem::new("not_found", format!("chain {chain_id} is not served here, has no blocks yet, or sends at once"))
     })?;
-    Ok(body::json(StatusCode::OK, &ForecastBody::new(chain_id, &view, horizon)))
+    Ok(body::json(StatusCode::OK, &dto::forecast(chain_id, &view, horizon)))
 }
 
 /// The fee sources: trust in each RPC endpoint, with the reasons. Their names are for operators.
 #[utoipa::path(
     get, path = "/v1/sources", tag = "operations",
-    responses((status = 200, description = "The sources", body = SourcesView))
+    responses((status = 200, description = "The sources", body = Sources))
 )]
 pub(super) async fn sources(State(app): State<Shared>, caller: Caller) -> Response<Body> {
     let is_operator = caller.is_operator();
-    let view = |source| SourceView::new(source, is_operator);
+    let view = |source| dto::source(source, is_operator);
     let sources = app.relay.fee_sources().into_iter().map(view).collect();
-    body::json(StatusCode::OK, &SourcesView { sources })
+    body::json(StatusCode::OK, &Sources { sources })
 }
 
 /// Number of requests by chain and status. Operators only.
 #[utoipa::path(
     get, path = "/v1/counts", tag = "operations",
     responses(
-        (status = 200, description = "The numbers", body = CountsView),
-        (status = 403, description = "Not an operator", body = ProblemBody<'static>, content_type = "application/problem+json"),
+        (status = 200, description = "The numbers", body = Counts),
+        (status = 403, description = "Not an operator", body = wire::Problem<'static>, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn counts(State(app): State<Shared>) -> Answer {
     let counts = app.relay.counts().await?;
-    let counts = counts.into_iter().map(|(chain_id, status, count)| CountView { chain_id, status, count }).collect();
+    let counts = counts
+        .into_iter()
+        .map(|(chain_id, status, count)| CountRow { chain_id, status: status.into(), count })
+        .collect();
     let last_event_seq = app.relay.last_event_seq().await?;
-    Ok(body::json(StatusCode::OK, &CountsView { counts, last_event_seq }))
+    Ok(body::json(StatusCode::OK, &Counts { counts, last_event_seq }))
 }
 
 /// One batch: its attempts, its cost, and those of its requests that the caller may see.
@@ -157,8 +152,8 @@ pub(super) async fn counts(State(app): State<Shared>) -> Answer {
     get, path = "/v1/batches/{id}", tag = "operations",
     params(("id" = String, Path, description = "`chainId:sender:nonce`")),
     responses(
-        (status = 200, description = "The batch", body = BatchBody),
-        (status = "4XX", description = "Refused", body = ProblemBody<'static>, content_type = "application/problem+json"),
+        (status = 200, description = "The batch", body = Batch),
+        (status = "4XX", description = "Refused", body = wire::Problem<'static>, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn batch(State(app): State<Shared>, caller: Caller, Path(id): Path<String>) -> Answer {
@@ -174,7 +169,7 @@ pub(super) async fn batch(State(app): State<Shared>, caller: Caller, Path(id): P
         }
         members
     };
-    Ok(body::json(StatusCode::OK, &BatchBody::new(&view, members)))
+    Ok(body::json(StatusCode::OK, &dto::batch(&view, members)))
 }
 
 async fn visible(app: &Shared, caller: &Caller, members: &[RequestId]) -> Result<Vec<RequestId>, Problem> {
@@ -187,32 +182,8 @@ async fn visible(app: &Shared, caller: &Caller, members: &[RequestId]) -> Result
     Ok(seen)
 }
 
-/// Condition of one chain, for probes.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Readiness {
-    /// EIP-155 chain id.
-    chain_id: u64,
-    /// `starting`, `healthy`, `impaired` or `unavailable`.
-    #[schema(value_type = String)]
-    health: ChainHealth,
-}
-
-/// Answer to a probe.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Probe {
-    /// `ok`, `not_ready` or `stopped`.
-    status: &'static str,
-    /// Version of the relayer.
-    version: &'static str,
-    /// The chains; only in `/readyz`.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    chains: Vec<Readiness>,
-    /// Reason for which the storage takes no writes now, so that nothing is accepted: `full`, `read_only`, `busy`,
-    /// `io_error`, `unreachable`, `corrupt`, `in_doubt` or `other`; only in `/readyz`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    storage: Option<&'static str>,
+fn probe(status: &'static str, chains: Vec<Readiness>, storage: Option<&'static str>) -> Probe {
+    Probe { status: status.into(), version: env!("CARGO_PKG_VERSION").into(), chains, storage: storage.map(Into::into) }
 }
 
 /// Liveness: the process works. Restart it if not.
@@ -223,7 +194,7 @@ pub(super) struct Probe {
 pub(super) async fn healthz(State(app): State<Shared>) -> Response<Body> {
     let is_running = app.relay.is_running();
     let (code, status) = if is_running { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "stopped") };
-    body::json(code, &Probe { status, version: env!("CARGO_PKG_VERSION"), chains: Vec::new(), storage: None })
+    body::json(code, &probe(status, Vec::new(), None))
 }
 
 /// Readiness: the storage takes writes, at least one chain takes requests, and none is still starting. Send traffic then.
@@ -242,8 +213,11 @@ pub(super) async fn readyz(State(app): State<Shared>) -> Response<Body> {
         && chains.iter().any(takes)
         && chains.iter().all(|chain| chain.health != ChainHealth::Starting);
     let (code, status) = if is_ready { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "not_ready") };
-    let chains = chains.into_iter().map(|chain| Readiness { chain_id: chain.chain_id, health: chain.health }).collect();
-    body::json(code, &Probe { status, version: env!("CARGO_PKG_VERSION"), chains, storage })
+    let chains = chains
+        .into_iter()
+        .map(|chain| Readiness { chain_id: chain.chain_id, health: dto::name(chain.health) })
+        .collect();
+    body::json(code, &probe(status, chains, storage))
 }
 
 /// Metrics in Prometheus' text format.

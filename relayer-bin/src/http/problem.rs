@@ -10,14 +10,12 @@ use axum::{
     http::{HeaderValue, Response, StatusCode, header},
     response::IntoResponse,
 };
-use serde::Serialize;
 use slackwater::{
     forecast::RegistryError,
     ledger::LedgerError,
     relay::{CancelError, ModelError, PauseError, PolicyError, SubmitError, WaitError},
-    request::RequestId,
+    wire,
 };
-use utoipa::ToSchema;
 
 use super::reload::ReloadError;
 
@@ -26,7 +24,9 @@ use super::reload::ReloadError;
 pub struct CodeInfo {
     /// The stable code.
     pub code: &'static str,
-    /// Its HTTP status.
+    /// The same as `type` of a problem.
+    pub urn: &'static str,
+    /// HTTP status that it is answered with.
     pub status: u16,
     /// Short text for people.
     pub title: &'static str,
@@ -38,7 +38,13 @@ macro_rules! codes {
     ($($code:literal $status:literal $title:literal => $remedy:literal;)+) => {
         /// Every code, sorted by status and code. `docs/api.md` has the same table.
         pub const CODES: &[CodeInfo] =
-            &[$(CodeInfo { code: $code, status: $status, title: $title, remedy: $remedy },)+];
+            &[$(CodeInfo {
+                code: $code,
+                urn: concat!("urn:slackwater:problem:", $code),
+                status: $status,
+                title: $title,
+                remedy: $remedy,
+            },)+];
     };
 }
 
@@ -105,8 +111,13 @@ codes! {
 
 /// The entry of `code`; `internal` for an unknown one.
 pub fn code_info(code: &str) -> CodeInfo {
-    const INTERNAL: CodeInfo =
-        CodeInfo { code: "internal", status: 500, title: "The relayer failed", remedy: "report it" };
+    const INTERNAL: CodeInfo = CodeInfo {
+        code: "internal",
+        urn: "urn:slackwater:problem:internal",
+        status: 500,
+        title: "The relayer failed",
+        remedy: "report it",
+    };
     CODES.iter().copied().find(|info| info.code == code).unwrap_or(INTERNAL)
 }
 
@@ -117,106 +128,44 @@ pub struct Problem(Box<Inner>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Inner {
     info: CodeInfo,
-    detail: Cow<'static, str>,
-    retry_after: Option<Duration>,
-    extra: Extra,
-}
-
-/// Further members of a problem.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-struct Extra {
-    /// Path of the field at fault, such as `requests[3].forward.gas`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    field: Option<String>,
-    /// Line of the error in the body, from 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    line: Option<usize>,
-    /// Column of the error in the line, from 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    column: Option<usize>,
-    /// The existing request that conflicts.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    existing: Option<RequestId>,
-    /// The missing nonce that the request would wait for.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    missing: Option<u64>,
-    /// The value that would have been accepted, such as the signer's next nonce.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    expected: Option<u64>,
-    /// The same submission may succeed later, unchanged.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    retryable: bool,
-    /// The request may have been accepted nevertheless; submitting the same bytes again is safe.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    ambiguous: bool,
-}
-
-/// A problem in its wire format (RFC 9457).
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[schema(as = Problem)]
-pub struct ProblemBody<'a> {
-    /// `urn:slackwater:problem:<code>`.
-    #[serde(rename = "type")]
-    #[schema(value_type = String, example = "urn:slackwater:problem:invalid_signature")]
-    kind: ProblemType,
-    /// Short text for people.
-    title: &'a str,
-    /// HTTP status.
-    status: u16,
-    /// Description of this occurrence.
-    detail: &'a str,
-    /// Stable code to switch on.
-    code: &'a str,
-    /// Time to wait before a retry, ms.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    retry_after_ms: Option<u64>,
-    #[serde(flatten)]
-    extra: &'a Extra,
-}
-
-#[derive(Debug)]
-struct ProblemType(&'static str);
-
-impl Serialize for ProblemType {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("urn:slackwater:problem:{}", self.0))
-    }
+    body: wire::Problem<'static>,
 }
 
 impl Problem {
     /// A problem with this code, which must be one of [`CODES`].
     pub fn new(code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self(Box::new(Inner {
-            info: code_info(code),
+        let info = code_info(code);
+        let body = wire::Problem {
+            kind: info.urn.into(),
+            title: info.title.into(),
+            status: info.status,
             detail: detail.into(),
-            retry_after: None,
-            extra: Extra::default(),
-        }))
+            code: info.code.into(),
+            ..wire::Problem::default()
+        };
+        Self(Box::new(Inner { info, body }))
     }
 
     /// The same problem, to be retried after `after`.
     #[must_use]
     pub fn retry_after(mut self, after: Duration) -> Self {
-        self.0.retry_after = Some(after);
-        self.0.extra.retryable = true;
+        self.0.body.retry_after_ms = Some(millis(after));
+        self.0.body.retryable = true;
         self
     }
 
     /// The same problem, at a field.
     #[must_use]
     pub fn field(mut self, path: impl Into<String>) -> Self {
-        self.0.extra.field = Some(path.into());
+        self.0.body.field = Some(Cow::Owned(path.into()));
         self
     }
 
     /// The same problem, at a place in the body.
     #[must_use]
     pub fn position(mut self, line: usize, column: usize) -> Self {
-        self.0.extra.line = Some(line);
-        self.0.extra.column = Some(column);
+        self.0.body.line = Some(line);
+        self.0.body.column = Some(column);
         self
     }
 
@@ -227,7 +176,7 @@ impl Problem {
 
     /// True if the call may have taken effect nevertheless.
     pub(crate) fn is_ambiguous(&self) -> bool {
-        self.0.extra.ambiguous
+        self.0.body.ambiguous
     }
 
     /// Its HTTP status.
@@ -237,46 +186,36 @@ impl Problem {
 
     /// The field at fault.
     pub fn field_path(&self) -> Option<&str> {
-        self.0.extra.field.as_deref()
+        self.0.body.field.as_deref()
     }
 
     /// Description of this occurrence.
     pub fn detail(&self) -> &str {
-        &self.0.detail
+        &self.0.body.detail
     }
 
-    /// The body in its wire format.
-    pub fn body(&self) -> ProblemBody<'_> {
-        let Inner { info, detail, retry_after, extra } = &*self.0;
-        ProblemBody {
-            kind: ProblemType(info.code),
-            title: info.title,
-            status: info.status,
-            detail,
-            code: info.code,
-            retry_after_ms: retry_after.map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
-            extra,
-        }
+    /// The body as it is written.
+    pub fn body(&self) -> &wire::Problem<'static> {
+        &self.0.body
     }
 }
 
-impl Serialize for Problem {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.body().serialize(serializer)
-    }
+fn millis(after: Duration) -> u64 {
+    u64::try_from(after.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response<Body> {
-        let bytes = serde_json::to_vec(&self).unwrap_or_else(|error| unreachable!("a problem is always JSON: {error}"));
+        let bytes =
+            serde_json::to_vec(self.body()).unwrap_or_else(|error| unreachable!("a problem is always JSON: {error}"));
         let mut response = Response::new(Body::from(bytes));
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Some(after) = self.0.retry_after {
-            // Whole seconds, rounded up: an early retry is refused again.
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_millis().div_ceil(1_000).max(1) as u64));
+        if let Some(after_ms) = self.0.body.retry_after_ms {
+            // Whole seconds, rounded up: coming back too early is refused again.
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(after_ms.div_ceil(1_000).max(1)));
         }
         if self.0.info.status == 401 {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"slackwater\""));
@@ -291,18 +230,18 @@ impl From<SubmitError> for Problem {
             return error.into();
         }
         let mut problem = Self::new(error.code(), error.to_string());
-        problem.0.retry_after = error.retry_after();
-        problem.0.extra.retryable = error.is_retryable();
-        problem.0.extra.ambiguous = error.is_ambiguous();
+        problem.0.body.retry_after_ms = error.retry_after().map(millis);
+        problem.0.body.retryable = error.is_retryable();
+        problem.0.body.ambiguous = error.is_ambiguous();
         match error {
             SubmitError::IdempotencyConflict { existing } | SubmitError::NonceConflict { existing } => {
-                problem.0.extra.existing = Some(existing);
+                problem.0.body.existing = Some(existing);
             }
             SubmitError::NonceUsed { expected, .. } | SubmitError::NonceTooFar { expected, .. } => {
-                problem.0.extra.expected = Some(expected);
+                problem.0.body.expected = Some(expected);
             }
-            SubmitError::AlreadySubmitted { id } => problem.0.extra.existing = Some(id),
-            SubmitError::Open(error) => problem.0.extra.missing = error.missing(),
+            SubmitError::AlreadySubmitted { id } => problem.0.body.existing = Some(id),
+            SubmitError::Open(error) => problem.0.body.missing = error.missing(),
             _ => {}
         }
         problem
@@ -328,7 +267,7 @@ impl From<LedgerError> for Problem {
         if problem.code() != "internal" {
             problem = problem.retry_after(Duration::from_secs(1));
         }
-        problem.0.extra.ambiguous = error.is_ambiguous();
+        problem.0.body.ambiguous = error.is_ambiguous();
         problem
     }
 }

@@ -7,10 +7,8 @@ use std::{
 };
 
 use alloy_primitives::{B256, Keccak256};
-use serde::Serialize;
-use slackwater::{ledger::LedgerError, relay::PolicyError};
+use slackwater::{ledger::LedgerError, relay::PolicyError, wire::Change};
 use tokio::runtime::Handle;
-use utoipa::ToSchema;
 
 use super::App;
 use crate::config::{Config, ConfigErrors, Entry, Mark, Sources};
@@ -81,20 +79,6 @@ pub enum ReloadError {
     /// The relay rejects a policy.
     #[error(transparent)]
     Policy(#[from] PolicyError),
-}
-
-/// One value that changed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-#[schema(as = Change)]
-pub struct Change {
-    /// The key.
-    pub key: String,
-    /// Its value before; absent if it had none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub was: Option<String>,
-    /// Its value now; absent if it has none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub now: Option<String>,
 }
 
 fn table(entries: &[Entry]) -> Table {

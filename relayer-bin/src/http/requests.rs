@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use alloy_primitives::Bytes;
 use axum::{
     Extension,
     body::Body,
@@ -15,20 +14,16 @@ use slackwater::{
     ledger::{EventFilter, RequestFilter, RequestRecord},
     relay::{Acceptance, SubmitItem},
     request::{Promise, RequestId, Status, Withdrawal},
+    wire::{self, Accepted, BatchResults, Quote, QuoteRequest, RequestPage, RequestSummary, WithdrawalBody},
 };
-use utoipa::{IntoParams, ToSchema};
+use utoipa::IntoParams;
 
 use super::{
     Counting, Shared,
     auth::Caller,
-    body,
-    dto::{
-        AcceptedView, BatchResults, ItemResult, QuoteBody, QuoteView, RequestPage, RequestView, SubmitBody,
-        SummaryView, parse_batch,
-    },
-    escorted, overloaded, page,
+    body, dto, escorted, overloaded, page,
     peer::{Network, Peer},
-    problem::{Problem, ProblemBody},
+    problem::Problem,
     recorded,
 };
 
@@ -78,11 +73,11 @@ pub(super) async fn find(app: &Shared, caller: &Caller, id: RequestId) -> Result
     post, path = "/v1/requests", tag = "requests",
     params(("Idempotency-Key" = Option<String>, Header,
         description = "Same key and same body: the first answer. Same key and another body: 409.")),
-    request_body = SubmitBody<'static>,
+    request_body = wire::Submit<'static>,
     responses(
-        (status = 202, description = "Accepted", body = AcceptedView),
-        (status = "4XX", description = "Refused; nothing is kept", body = ProblemBody<'static>, content_type = "application/problem+json"),
-        (status = 503, description = "Come back after `Retry-After`", body = ProblemBody<'static>, content_type = "application/problem+json"),
+        (status = 202, description = "Accepted", body = Accepted),
+        (status = "4XX", description = "Refused; nothing is kept", body = wire::Problem<'static>, content_type = "application/problem+json"),
+        (status = 503, description = "Come back after `Retry-After`", body = wire::Problem<'static>, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn submit(
@@ -96,12 +91,12 @@ pub(super) async fn submit(
     let body::Read { bytes, held } =
         body::read(&app, &caller, &parts.headers, body, app.limits.single()).await.map_err(counted)?;
     let key = idempotency_key(&parts.headers).map_err(counted)?;
-    let item = body::parse::<SubmitBody<'_>>(&bytes).and_then(|body| body.into_item(key));
+    let item = body::parse(&bytes).and_then(|body| dto::item(body, key));
     drop(bytes);
     let acceptance = submit_items(&app, &caller, peer.network(), vec![item]).await.pop();
     let acceptance = acceptance.unwrap_or_else(|| unreachable!("one item has one result"))?;
     drop(held);
-    Ok(body::json_sized(StatusCode::ACCEPTED, &AcceptedView::from(acceptance), 1_024))
+    Ok(body::json_sized(StatusCode::ACCEPTED, &dto::accepted(&acceptance), 1_024))
 }
 
 /// Accepts many requests, each on its own.
@@ -109,10 +104,10 @@ pub(super) async fn submit(
 /// One result for each, in order. A refused or malformed request affects no other.
 #[utoipa::path(
     post, path = "/v1/requests/batch", tag = "requests",
-    request_body = super::dto::SubmitBatchBody<'static>,
+    request_body = wire::SubmitBatch<'static>,
     responses(
-        (status = 207, description = "One result for each request, in order", body = BatchResults),
-        (status = "4XX", description = "The batch as a whole was refused", body = ProblemBody<'static>, content_type = "application/problem+json"),
+        (status = 207, description = "One result for each request, in order", body = BatchResults<'static>),
+        (status = "4XX", description = "The batch as a whole was refused", body = wire::Problem<'static>, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn submit_batch(
@@ -132,8 +127,8 @@ pub(super) async fn submit_batch(
             "a batch has an `idempotencyKey` in each request instead of the Idempotency-Key header",
         )));
     }
-    let parsed = parse_batch(&bytes, limits.max_batch_items).map_err(counted)?;
-    let items: Vec<_> = parsed.into_iter().map(|body| body.and_then(|body| body.into_item(None))).collect();
+    let parsed = dto::parse_batch(&bytes, limits.max_batch_items).map_err(counted)?;
+    let items: Vec<_> = parsed.into_iter().map(|body| body.and_then(|body| dto::item(body, None))).collect();
     drop(bytes);
     let total = items.len();
     // Before anything is submitted: accepted requests must be answered.
@@ -141,7 +136,8 @@ pub(super) async fn submit_batch(
     if !answer.grow_to(64 + total * ANSWER_BYTES) {
         return Err(counted(overloaded(&app)));
     }
-    let results = submit_items(&app, &caller, peer.network(), items).await.into_iter().map(ItemResult::from).collect();
+    let results = submit_items(&app, &caller, peer.network(), items).await;
+    let results = results.iter().map(dto::batch_result).collect();
     drop(held);
     let mut response = body::json_sized(StatusCode::MULTI_STATUS, &BatchResults { results }, 64 + total * ANSWER_BYTES);
     answer.set(usize::try_from(response.body().size_hint().lower()).unwrap_or(usize::MAX));
@@ -210,7 +206,7 @@ pub(super) struct ListQuery {
     get, path = "/v1/requests", tag = "requests", params(ListQuery),
     responses(
         (status = 200, description = "A page", body = RequestPage),
-        (status = "4XX", description = "Refused", body = ProblemBody<'static>, content_type = "application/problem+json"),
+        (status = "4XX", description = "Refused", body = wire::Problem<'static>, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn list(
@@ -241,7 +237,7 @@ pub(super) async fn list(
     records.truncate(limit);
     let next = if has_more { records.last().map(|record| record.seq) } else { filter.from };
     let next_cursor = next.map(|seq| seq.to_string());
-    let page = RequestPage { requests: records.iter().map(SummaryView::from).collect(), next_cursor };
+    let page = RequestPage { requests: records.iter().map(dto::summary).collect(), next_cursor };
     Ok(body::json_sized(StatusCode::OK, &page, 64 + page.requests.len() * 512))
 }
 
@@ -249,8 +245,8 @@ pub(super) async fn list(
 #[utoipa::path(
     get, path = "/v1/requests/{id}", tag = "requests", params(("id" = String, Path, description = "The request's id")),
     responses(
-        (status = 200, description = "The request", body = RequestView<'static>),
-        (status = "4XX", description = "Refused", body = ProblemBody<'static>, content_type = "application/problem+json"),
+        (status = 200, description = "The request", body = wire::Request<'static>),
+        (status = "4XX", description = "Refused", body = wire::Problem<'static>, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn show(State(app): State<Shared>, caller: Caller, Path(id): Path<String>) -> Answer {
@@ -267,7 +263,7 @@ pub(super) async fn show(State(app): State<Shared>, caller: Caller, Path(id): Pa
     let timeline = app.relay.events(&filter).await?;
     let promise = promise_of(&app, &record);
     let attempts = batch.map(|view| view.attempts).unwrap_or_default();
-    Ok(body::json_sized(StatusCode::OK, &RequestView::new(&record, &promise, &attempts, &timeline), 4_096))
+    Ok(body::json_sized(StatusCode::OK, &dto::request(&record, &promise, &attempts, &timeline), 4_096))
 }
 
 /// The promise that was signed at acceptance: a function of the record.
@@ -280,16 +276,6 @@ fn promise_of(app: &Shared, record: &RequestRecord) -> Promise {
     }
 }
 
-/// A withdrawal signed by the user.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct WithdrawalBody {
-    /// Signature of the account that signed the request over EIP-712 `Withdrawal(bytes32 requestHash,uint256 chainId)`, domain
-    /// `{name: "Slackwater", version: "1"}`: 65 bytes.
-    #[schema(value_type = String)]
-    signature: Bytes,
-}
-
 /// Withdraws a request that is still queued.
 ///
 /// Without a body: withdraws a request of the tenant, by a key with the scope `cancel`. With a body: a request of any
@@ -298,9 +284,9 @@ pub(super) struct WithdrawalBody {
     delete, path = "/v1/requests/{id}", tag = "requests", params(("id" = String, Path, description = "The request's id")),
     request_body = Option<WithdrawalBody>,
     responses(
-        (status = 200, description = "Cancelled", body = SummaryView),
-        (status = 409, description = "It is in a transaction, or has ended", body = ProblemBody<'static>, content_type = "application/problem+json"),
-        (status = "4XX", description = "Refused", body = ProblemBody<'static>, content_type = "application/problem+json"),
+        (status = 200, description = "Cancelled", body = RequestSummary),
+        (status = 409, description = "It is in a transaction, or has ended", body = wire::Problem<'static>, content_type = "application/problem+json"),
+        (status = "4XX", description = "Refused", body = wire::Problem<'static>, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn cancel(
@@ -344,26 +330,27 @@ pub(super) async fn cancel(
     if caller.is_page || !caller.sees(&cancelled.tenant) {
         cancelled.submitted_by = None;
     }
-    Ok(body::json(StatusCode::OK, &SummaryView::from(&cancelled)))
+    Ok(body::json(StatusCode::OK, &dto::summary(&cancelled)))
 }
 
 /// Estimated cost of a request with this gas if it were sent now, and the expected savings of waiting.
 #[utoipa::path(
-    post, path = "/v1/quotes", tag = "requests", request_body = QuoteBody,
+    post, path = "/v1/quotes", tag = "requests", request_body = QuoteRequest,
     responses(
-        (status = 200, description = "The price", body = QuoteView),
-        (status = "4XX", description = "Refused", body = ProblemBody<'static>, content_type = "application/problem+json"),
-        (status = 503, description = "No price is known yet", body = ProblemBody<'static>, content_type = "application/problem+json"),
+        (status = 200, description = "The price", body = Quote),
+        (status = "4XX", description = "Refused", body = wire::Problem<'static>, content_type = "application/problem+json"),
+        (status = 503, description = "No price is known yet", body = wire::Problem<'static>, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn quote(State(app): State<Shared>, caller: Caller, request: Request) -> Answer {
     let (parts, body) = request.into_parts();
     let body::Read { bytes, .. } = body::read(&app, &caller, &parts.headers, body, app.limits.single()).await?;
-    let asked: QuoteBody = body::parse(&bytes)?;
+    let asked: QuoteRequest = body::parse(&bytes)?;
     let quote = app.relay.quote(&caller.tenant, asked.chain_id.0, asked.gas.0)?;
     let wait = match asked.within {
         Some(within) => app.relay.quote_wait(asked.chain_id.0, Duration::from_millis(within.0))?,
         None => None,
     };
-    Ok(body::json(StatusCode::OK, &QuoteView::from(&quote).with_wait(&quote, wait)))
+    let wait = wait.map(|wait| dto::wait(&quote, &wait));
+    Ok(body::json(StatusCode::OK, &Quote { wait, ..dto::quote(&quote) }))
 }

@@ -4,14 +4,14 @@ use proptest::prelude::*;
 use serde_json::json;
 use slackwater::request::{Deadline, SubmissionKind};
 use slackwater_relayer::http::{
-    dto::{SubmitBody, parse_batch},
+    dto::{self, parse_batch},
     parse_body,
 };
 
 const CORPUS: &str = include_str!("../corpus/submit.json");
 
 fn item(text: &str) -> Result<slackwater::relay::SubmitItem, slackwater_relayer::http::problem::Problem> {
-    parse_body::<SubmitBody<'_>>(text.as_bytes())?.into_item(None)
+    dto::item(parse_body(text.as_bytes())?, None)
 }
 
 fn forward() -> serde_json::Value {
@@ -118,7 +118,7 @@ fn a_batch_beyond_its_limit_is_counted_and_not_built() {
 proptest! {
     #[test]
     fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
-        let _ = parse_body::<SubmitBody<'_>>(&bytes).and_then(|body| body.into_item(Some("key")));
+        let _ = parse_body(&bytes).and_then(|body| dto::item(body, Some("key")));
         let _ = parse_batch(&bytes, 10);
     }
 
@@ -127,9 +127,9 @@ proptest! {
         let mut bytes = forward().to_string().into_bytes();
         let len = bytes.len();
         bytes[at % len] = with;
-        let _ = parse_body::<SubmitBody<'_>>(&bytes).and_then(|body| body.into_item(None));
+        let _ = parse_body(&bytes).and_then(|body| dto::item(body, None));
         bytes.truncate(cut % len);
-        let _ = parse_body::<SubmitBody<'_>>(&bytes).and_then(|body| body.into_item(None));
+        let _ = parse_body(&bytes).and_then(|body| dto::item(body, None));
         let _ = parse_batch(&bytes, 10);
     }
 

@@ -198,7 +198,7 @@ async fn a_burst_survives_lost_answers_and_a_dead_relayer() -> Result<()> {
     println!("{} of the calls were lost, seed {}", front.lost.load(Ordering::Relaxed), stage.seed);
     assert!(front.lost.load(Ordering::Relaxed) > 0);
     let direct = RelayerClient::new(stage.relayer.url()).expect("a URL");
-    let relayer = direct.chains().await.expect("chains").relayer;
+    let relayer = direct.chains().await.expect("chains").relayer.0;
     for request in &requests {
         let accepted = accepted(&ended[&submit(request).key()]);
         let expected = ExpectedPromise { request: id(request), chain_id: 31_337, relayer, not_after: None };
@@ -328,7 +328,7 @@ async fn verdict(stage: &Stage, url: &str, request: &SignedRequest) -> Result<Ve
 async fn a_lying_relayer_is_caught() -> Result<()> {
     let stage = Stage::at(Pace::Quarter).raise().await?;
     let client = RelayerClient::new(stage.relayer.url()).expect("a URL");
-    let relayer = client.chains().await.expect("chains").relayer;
+    let relayer = client.chains().await.expect("chains").relayer.0;
     let mut crowd = Crowd::new(&stage.world, 3);
     let (first, second) = (crowd.mark(0), crowd.mark(1));
     let mut hashes = Vec::new();

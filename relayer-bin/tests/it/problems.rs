@@ -16,7 +16,7 @@ fn check(problem: impl Into<Problem>, status: u16, code: &str) {
     let problem = problem.into();
     assert_eq!((problem.status().as_u16(), problem.code()), (status, code));
     assert!(CODES.iter().any(|info| info.code == code && info.status == status), "{code} is not in the table");
-    let json = serde_json::to_value(&problem).unwrap();
+    let json = serde_json::to_value(problem.body()).unwrap();
     assert_eq!(json["type"], format!("urn:slackwater:problem:{code}"));
     assert_eq!(json["status"], status);
     assert!(json["title"].is_string() && json["detail"].is_string());
@@ -79,11 +79,13 @@ fn storage_cancel_and_wait() {
     check(CancelError::ShuttingDown, 503, "shutting_down");
     check(WaitError::Unknown(id), 404, "not_found");
     check(WaitError::ShuttingDown, 503, "shutting_down");
-    let told = serde_json::to_string(&Problem::from(LedgerError::Storage("/secret/path".to_owned().into()))).unwrap();
+    let told =
+        serde_json::to_string(Problem::from(LedgerError::Storage("/secret/path".to_owned().into())).body()).unwrap();
     assert!(!told.contains("/secret"), "{told}");
-    let json = serde_json::to_value(Problem::from(SubmitError::Ledger(LedgerError::InDoubt("x".to_owned())))).unwrap();
+    let json =
+        serde_json::to_value(Problem::from(SubmitError::Ledger(LedgerError::InDoubt("x".to_owned()))).body()).unwrap();
     assert_eq!((json["ambiguous"].as_bool(), json["retryable"].as_bool()), (Some(true), Some(true)));
-    let json = serde_json::to_value(Problem::from(SubmitError::NonceConflict { existing: id })).unwrap();
+    let json = serde_json::to_value(Problem::from(SubmitError::NonceConflict { existing: id }).body()).unwrap();
     assert_eq!(json["existing"], id.to_string());
 }
 

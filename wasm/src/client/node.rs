@@ -226,7 +226,7 @@ pub fn verify_accepted(
     let expected = verify::ExpectedPromise {
         request: request_id(request)?,
         chain_id: chain_id.0,
-        relayer: verify::pin_for(&relayers, &accepted.promise.promise)
+        relayer: verify::pin_for(&relayers, &accepted.promise)
             .ok_or_else(|| Failure::argument("relayer: none is given"))?,
         not_after: not_after_ms.map(instant),
     };

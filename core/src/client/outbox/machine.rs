@@ -9,15 +9,16 @@ use super::{
 };
 use crate::{
     client::{
-        answer::Accepted,
-        api::{self, BatchResults, SUBMIT_PATH},
-        error::{ClientError, Problem},
+        Problem,
+        api::{self, BatchResults, Look, SUBMIT_PATH},
+        error::ClientError,
         http::{self, ApiCall, HttpAnswer, HttpCall, TransportError},
         submit::{IdempotencyKey, MAX_SUBMIT_BYTES, Submit},
         verify::{ExpectedPromise, PromiseFault, pin_for, verify_accepted},
     },
     request::RequestId,
     time::Timestamp,
+    wire::Accepted,
 };
 
 /// A call without an answer.
@@ -266,8 +267,8 @@ impl Outbox {
                 self.batch_answered(now, &orders, result, entropy);
             }
             Call::Lookup(order, id) => {
-                let result = answer.and_then(|answer| api::request(id).parse(&answer));
-                self.looked_up(now, order, result.map(|detail| detail.accepted()), entropy);
+                let result = answer.and_then(|answer| api::look(id).parse(&answer));
+                self.looked_up(now, order, result.map(Look::accepted), entropy);
             }
         }
         self.pump(now);
@@ -373,7 +374,7 @@ impl Outbox {
     fn check_promise(&self, entry: &Entry, now: Option<Timestamp>, accepted: &Accepted) -> Result<(), PromiseFault> {
         let record = &entry.record;
         let identities = self.addressee.as_ref().map(|addressee| addressee.identities.as_slice()).unwrap_or_default();
-        let Some(relayer) = pin_for(identities, &accepted.promise.promise) else { return Ok(()) };
+        let Some(relayer) = pin_for(identities, &accepted.promise) else { return Ok(()) };
         let submit = Submit::from_json(&record.body, None).ok();
         let submit = submit.as_ref();
         let expected = ExpectedPromise {
@@ -436,7 +437,7 @@ impl Outbox {
         let Some((first_due, first)) = self.index.next_due().filter(|(at, _)| *at <= now) else { return false };
         let Some(entry) = self.index.get(first) else { return false };
         if let (Some(_), Some(id)) = (&entry.lookup, entry.record.request_id) {
-            self.call(Call::Lookup(first, id), api::request(id).http().clone());
+            self.call(Call::Lookup(first, id), api::look(id).http().clone());
             return true;
         }
         if entry.is_solo {
@@ -638,20 +639,18 @@ fn check_id(expected: Option<RequestId>, accepted: Accepted) -> Result<Accepted,
 
 /// Outcome of a request accepted with a promise that does not count.
 fn bad_promise(fault: &PromiseFault) -> Outcome {
-    let code = ClientError::BAD_PROMISE.to_owned();
     let problem = Problem {
-        code: code.clone(),
-        status: 0,
-        title: "The promise is not by a relayer that is pinned, or not what was asked for".to_owned(),
-        detail: fault.to_string(),
-        field: None,
-        existing: None,
-        expected: None,
-        retry_after_ms: None,
-        retryable: false,
+        code: ClientError::BAD_PROMISE.into(),
+        title: "The promise is not by a relayer that is pinned, or not what was asked for".into(),
+        detail: fault.to_string().into(),
         ambiguous: true,
+        ..Problem::default()
     };
-    Outcome::Refused { code, problem: Some(Box::new(problem)), may_be_accepted: true }
+    Outcome::Refused {
+        code: ClientError::BAD_PROMISE.to_owned(),
+        problem: Some(Box::new(problem)),
+        may_be_accepted: true,
+    }
 }
 
 fn in_doubt(outcome: Outcome) -> Outcome {

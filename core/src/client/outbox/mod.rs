@@ -27,13 +27,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    answer::Accepted,
-    error::Problem,
+    Problem,
     http::HttpCall,
     retry::RetryPolicy,
     submit::{IdempotencyKey, MAX_SUBMIT_BYTES},
 };
-use crate::{request::RequestId, time::Timestamp};
+use crate::{request::RequestId, time::Timestamp, wire::Accepted};
 
 pub use machine::Outbox;
 pub use record::{Addressee, Place, User};
@@ -125,7 +124,7 @@ pub enum OutboxError {
 
 /// Outcome of an entry.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase", try_from = "super::flat::OutcomeJson")]
+#[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase", try_from = "OutcomeJson")]
 pub enum Outcome {
     /// The relayer has accepted and promised it. In an outbox with identities ([`Outbox::addressed_to`]) the promise is
     /// already checked; otherwise check it with [`verify_accepted`](super::verify::verify_accepted).
@@ -152,7 +151,33 @@ pub enum Outcome {
     },
 }
 
-/// Output of the outbox, for its driver to carry out. Every command is safe to repeat.
+/// As it is read: an enumeration with a tag would keep it in memory in a form of its own first, which takes a tenth of a WASM module.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct OutcomeJson {
+    kind: String,
+    accepted: Option<Box<Accepted>>,
+    code: Option<String>,
+    problem: Option<Box<Problem>>,
+    may_be_accepted: Option<bool>,
+}
+
+impl TryFrom<OutcomeJson> for Outcome {
+    type Error = &'static str;
+
+    fn try_from(json: OutcomeJson) -> Result<Self, Self::Error> {
+        match (json.kind.as_str(), json.accepted, json.code, json.may_be_accepted) {
+            ("accepted", Some(accepted), _, _) => Ok(Self::Accepted { accepted }),
+            ("refused", _, Some(code), Some(may_be_accepted)) => {
+                Ok(Self::Refused { code, problem: json.problem, may_be_accepted })
+            }
+            ("expired", _, _, Some(may_be_accepted)) => Ok(Self::Expired { may_be_accepted }),
+            _ => Err("no outcome of a submission"),
+        }
+    }
+}
+
+/// What the outbox wants done. Every command is safe to repeat.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Command {
     /// Store `record` under `key`, replacing any earlier one; durable before [`Outbox::stored`] is called. Commands of

@@ -115,7 +115,7 @@ fn only_pinned_identities_accept() {
         match &reports[0].1 {
             Outcome::Accepted { accepted } => {
                 assert!(is_good);
-                assert_eq!(accepted.promise.promise.relayer, signer.address());
+                assert_eq!(accepted.promise.relayer.0, signer.address());
             }
             Outcome::Refused { code, problem: Some(problem), may_be_accepted: true } => {
                 assert!(!is_good && code == "bad_promise" && problem.ambiguous);

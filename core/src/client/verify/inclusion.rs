@@ -10,7 +10,7 @@ use super::forwarder::trusts;
 use crate::{
     chain::FinalityRule,
     client::{
-        answer::{Event, RequestSummary},
+        Event, RequestSummary,
         rpc::{self, Block, BlockRef, Receipt, RpcCall, RpcError, Transaction},
     },
     request::{Forward, ForwarderDomain, Status, outcome, recover},

@@ -5,9 +5,9 @@ use std::time::Duration;
 use alloy_primitives::Address;
 
 use crate::{
-    client::answer::{Accepted, SignedPromise},
-    request::{Promise, RequestId, SignatureError},
+    request::{RequestId, SignatureError},
     time::Timestamp,
+    wire::{Accepted, Promise},
 };
 
 /// Tolerated difference between the caller's clock and the relayer's when a promise's time is checked.
@@ -85,15 +85,15 @@ pub enum PromiseFault {
 /// The pinned identity to check a promise against: the one that it names or, if it names none of them, the first.
 /// `None` if none is pinned. While an identity is rotated, old and new are pinned together.
 pub fn pin_for(relayers: &[Address], promise: &Promise) -> Option<Address> {
-    relayers.iter().copied().find(|relayer| *relayer == promise.relayer).or_else(|| relayers.first().copied())
+    relayers.iter().copied().find(|relayer| *relayer == promise.relayer.0).or_else(|| relayers.first().copied())
 }
 
 /// Checks that `signed` is a promise by `expected.relayer` about this request, chain and deadline.
 ///
 /// # Errors
 /// [`PromiseFault`]: don't rely on it.
-pub fn verify_promise(signed: &SignedPromise, expected: &ExpectedPromise) -> Result<(), PromiseFault> {
-    let promise = &signed.promise;
+pub fn verify_promise(signed: &Promise, expected: &ExpectedPromise) -> Result<(), PromiseFault> {
+    let promise = signed.words();
     if promise.request_hash != expected.request {
         return Err(PromiseFault::OtherRequest { expected: expected.request, found: promise.request_hash });
     }
@@ -108,7 +108,7 @@ pub fn verify_promise(signed: &SignedPromise, expected: &ExpectedPromise) -> Res
     {
         return Err(PromiseFault::TooLate { promised_s: promise.deadline, asked_s: not_after.as_secs() });
     }
-    if promise.is_signed_by_relayer(&signed.signature)? {
+    if promise.is_signed_by_relayer(&signed.signature.0)? {
         Ok(())
     } else {
         Err(PromiseFault::NotSigned(expected.relayer))
@@ -121,7 +121,7 @@ pub fn verify_promise(signed: &SignedPromise, expected: &ExpectedPromise) -> Res
 /// [`PromiseFault`].
 pub fn verify_accepted(accepted: &Accepted, expected: &ExpectedPromise) -> Result<(), PromiseFault> {
     verify_promise(&accepted.promise, expected)?;
-    let promise = &accepted.promise.promise;
+    let promise = &accepted.promise;
     let contradiction = |answer: String, promise: String| Err(PromiseFault::Contradiction { answer, promise });
     if accepted.id != promise.request_hash {
         return contradiction(accepted.id.to_string(), promise.request_hash.to_string());

@@ -7,7 +7,10 @@ use std::{
 };
 
 use alloy_primitives::{Address, FixedBytes, U256, hex};
-use slackwater::policy::{Budget, KindName, TargetRule, TenantPolicy};
+use slackwater::{
+    policy::{Budget, KindName, TargetRule, TenantPolicy},
+    wire::Uint,
+};
 
 use super::{Check, DEFAULT_PERIOD_S, server::is_origin, size};
 use crate::{
@@ -17,7 +20,6 @@ use crate::{
         page::{Functions, PageTenant},
         web::Origins,
     },
-    scalar::Uint,
 };
 
 pub(super) fn tenant_config(

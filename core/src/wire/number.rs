@@ -1,22 +1,18 @@
-//! Numbers, bytes and instants as they are written in JSON and TOML.
+//! Numbers, bytes, addresses and instants as they are written in JSON and TOML.
 //!
 //! Integers go out as decimal strings, because a JSON number loses precision above 2^53; they come in as decimal
 //! digits, as `0x` hex, or as a JSON integer up to 2^53. Bytes are `0x` hex. Nothing here allocates except for the
 //! value itself.
 
-use std::{borrow::Cow, fmt};
+use std::{fmt, ops::Range};
 
 use alloy_primitives::{Address, Bytes, U256, hex};
-use schemars::JsonSchema;
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{Error, Unexpected, Visitor},
 };
-use slackwater::Timestamp;
-use utoipa::{
-    PartialSchema, ToSchema,
-    openapi::{ObjectBuilder, RefOr, Schema, schema::Type},
-};
+
+use crate::time::Timestamp;
 
 /// Largest integer that every JSON implementation reads exactly.
 const MAX_SAFE_INTEGER: u64 = 1 << 53;
@@ -24,43 +20,55 @@ const MAX_SAFE_INTEGER: u64 = 1 << 53;
 /// Values above this are taken for milliseconds instead of Unix seconds: the year 5138.
 const MAX_UNIX_SECONDS: u64 = 100_000_000_000;
 
-/// A non-negative integer below 2^256.
+/// A non-negative integer, below 2^256 unless `T` has less room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Uint(pub U256);
+pub struct Uint<T = U256>(pub T);
 
-impl Uint {
+/// An amount of wei per gas.
+pub type Price = Uint<u128>;
+
+impl<T: TryFrom<U256>> Uint<T> {
     /// Reads decimal digits or `0x` hex.
     ///
     /// # Errors
-    /// A description of the error in the text.
+    /// The fault of the text.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
-        if let Some(digits) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
-            if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
-                return Err("not a hexadecimal integer");
-            }
-            return U256::from_str_radix(digits, 16).map(Self).map_err(|_| "above 2^256 - 1");
-        }
-        if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
-            return Err("not a non-negative integer");
-        }
-        if text.len() <= 19 {
-            // Fits u64: the common case, without wide arithmetic.
-            return text.parse().map(|n: u64| Self(U256::from(n))).map_err(|_| "not a non-negative integer");
-        }
-        if text.len() > 100 {
-            return Err("above 2^256 - 1");
-        }
-        U256::from_str_radix(text, 10).map(Self).map_err(|_| "above 2^256 - 1")
+        Self::narrow(wide(text)?).ok_or("too large")
+    }
+
+    fn narrow(wide: U256) -> Option<Self> {
+        T::try_from(wide).ok().map(Self)
     }
 }
 
-impl fmt::Display for Uint {
+fn wide(text: &str) -> Result<U256, &'static str> {
+    const TOO_LARGE: &str = "above 2^256 - 1";
+    if let Some(digits) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err("not a hexadecimal integer");
+        }
+        return U256::from_str_radix(digits, 16).map_err(|_| TOO_LARGE);
+    }
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+        return Err("not a non-negative integer");
+    }
+    if text.len() <= 19 {
+        // Fits u64: the common case, without wide arithmetic.
+        return text.parse().map(|n: u64| U256::from(n)).map_err(|_| "not a non-negative integer");
+    }
+    if text.len() > 100 {
+        return Err(TOO_LARGE);
+    }
+    U256::from_str_radix(text, 10).map_err(|_| TOO_LARGE)
+}
+
+impl<T: fmt::Display> fmt::Display for Uint<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
 }
 
-impl Serialize for Uint {
+impl<T: fmt::Display> Serialize for Uint<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&self.0)
     }
@@ -69,36 +77,37 @@ impl Serialize for Uint {
 struct UintVisitor;
 
 impl Visitor<'_> for UintVisitor {
-    type Value = Uint;
+    type Value = U256;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a non-negative integer as decimal or 0x-hex string, or a JSON integer up to 2^53")
     }
 
-    fn visit_u64<E: Error>(self, n: u64) -> Result<Uint, E> {
+    fn visit_u64<E: Error>(self, n: u64) -> Result<U256, E> {
         if n > MAX_SAFE_INTEGER {
             return Err(E::custom(format_args!(
                 "{n} is above 2^53: write it as a string, JSON numbers lose precision"
             )));
         }
-        Ok(Uint(U256::from(n)))
+        Ok(U256::from(n))
     }
 
-    fn visit_i64<E: Error>(self, n: i64) -> Result<Uint, E> {
+    fn visit_i64<E: Error>(self, n: i64) -> Result<U256, E> {
         match u64::try_from(n) {
             Ok(n) => self.visit_u64(n),
             Err(_) => Err(E::custom(format_args!("{n} is negative"))),
         }
     }
 
-    fn visit_str<E: Error>(self, text: &str) -> Result<Uint, E> {
-        Uint::parse(text).map_err(|problem| E::custom(format_args!("{}: {problem}", Excerpt(text))))
+    fn visit_str<E: Error>(self, text: &str) -> Result<U256, E> {
+        wide(text).map_err(|problem| E::custom(format_args!("{}: {problem}", Excerpt(text))))
     }
 }
 
-impl<'de> Deserialize<'de> for Uint {
+impl<'de, T: TryFrom<U256>> Deserialize<'de> for Uint<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(UintVisitor)
+        let wide = deserializer.deserialize_any(UintVisitor)?;
+        Self::narrow(wide).ok_or_else(|| D::Error::custom(format_args!("{wide} is too large")))
     }
 }
 
@@ -109,7 +118,7 @@ pub struct Count(pub u64);
 
 impl<'de> Deserialize<'de> for Count {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Uint(wide) = Uint::deserialize(deserializer)?;
+        let wide = deserializer.deserialize_any(UintVisitor)?;
         u64::try_from(wide).map(Self).map_err(|_| D::Error::custom(format_args!("{wide} is above 2^64 - 1")))
     }
 }
@@ -203,9 +212,8 @@ impl Instant {
         if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
             return Self::from_seconds(text.parse().unwrap_or(u64::MAX));
         }
-        let instant: jiff::Timestamp = text.parse().map_err(|_| "neither RFC 3339 nor Unix seconds")?;
-        let millis = u64::try_from(instant.as_millisecond()).map_err(|_| "before 1970")?;
-        Ok(Self(Timestamp(millis)))
+        let millis = rfc3339_ms(text).ok_or("neither RFC 3339 nor Unix seconds")?;
+        u64::try_from(millis).map(|millis| Self(Timestamp(millis))).map_err(|_| "before 1970")
     }
 
     const fn from_seconds(seconds: u64) -> Result<Self, &'static str> {
@@ -214,6 +222,52 @@ impl Instant {
         }
         Ok(Self(Timestamp::from_secs(seconds)))
     }
+}
+
+/// Unix milliseconds of an instant as RFC 3339 writes it.
+fn rfc3339_ms(text: &str) -> Option<i64> {
+    let number = |range: Range<usize>| -> Option<i64> {
+        let digits = text.get(range)?;
+        digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())?
+    };
+    let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
+    let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
+    let [_, _, _, _, b'-', _, _, b'-', _, _, b'T' | b't' | b' ', _, _, b':', _, _, b':', ..] = text.as_bytes() else {
+        return None;
+    };
+    let is_leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let days = match month {
+        2 => 28 + i64::from(is_leap),
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    };
+    if !(1..=12).contains(&month) || !(1..=days).contains(&day) || hour > 23 || minute > 59 || second > 60 {
+        return None;
+    }
+    let (mut millis, mut zone) = (0, text.get(19..)?);
+    if let Some(fraction) = zone.strip_prefix('.') {
+        let end = fraction.find(|c: char| !c.is_ascii_digit()).filter(|end| *end > 0)?;
+        let digits = fraction[..end].bytes().chain([b'0'; 3]).take(3);
+        millis = digits.fold(0, |millis, digit| 10 * millis + i64::from(digit - b'0'));
+        zone = &fraction[end..];
+    }
+    let offset_min = match zone.as_bytes() {
+        [b'Z' | b'z'] => 0,
+        [sign @ (b'+' | b'-'), _, _, b':', _, _] => {
+            let at = text.len() - 5;
+            let (hours, minutes) = (number(at..at + 2)?, number(at + 3..at + 5)?);
+            let east = 60 * hours + minutes;
+            (hours < 24 && minutes < 60).then_some(if *sign == b'+' { east } else { -east })?
+        }
+        _ => return None,
+    };
+    // Years begin in March, so that the leap day is the last (Howard Hinnant's `days_from_civil`).
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
+    let days = 365 * year + leap_days + (153 * month + 2) / 5 + day - 1 - 719_468;
+    // A leap second is the last of its minute.
+    let seconds = ((24 * days + hour) * 60 + minute - offset_min) * 60 + second.min(59);
+    Some(1_000 * seconds + millis)
 }
 
 struct InstantVisitor;
@@ -238,6 +292,13 @@ impl Visitor<'_> for InstantVisitor {
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Instant, E> {
         Instant::parse(text).map_err(|problem| E::custom(format_args!("{}: {problem}", Excerpt(text))))
+    }
+}
+
+impl Serialize for Instant {
+    /// Unix seconds, rounded down.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(self.0.as_secs())
     }
 }
 
@@ -273,6 +334,12 @@ impl Span {
     }
 }
 
+impl Serialize for Span {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{}ms", self.0))
+    }
+}
+
 struct SpanVisitor;
 
 impl Visitor<'_> for SpanVisitor {
@@ -304,64 +371,6 @@ impl fmt::Display for Excerpt<'_> {
             None => write!(f, "{:?}", self.0),
             Some((end, _)) => write!(f, "{:?}… ({} bytes)", &self.0[..end], self.0.len()),
         }
-    }
-}
-
-macro_rules! text_schema {
-    ($($type:ty, $name:literal, $description:literal, $example:literal;)+) => {$(
-        impl PartialSchema for $type {
-            fn schema() -> RefOr<Schema> {
-                ObjectBuilder::new()
-                    .schema_type(Type::String)
-                    .description(Some($description))
-                    .examples([serde_json::Value::from($example)])
-                    .into()
-            }
-        }
-
-        impl ToSchema for $type {
-            fn name() -> Cow<'static, str> {
-                Cow::Borrowed($name)
-            }
-        }
-    )+};
-}
-
-text_schema! {
-    Uint, "Uint", "Non-negative integer below 2^256. Out: decimal string. In: decimal or 0x-hex string, or a JSON integer up to 2^53.", "1000000000000000";
-    HexBytes, "HexBytes", "Bytes as 0x-hex.", "0xd09de08a";
-    Account, "Account", "Address; any case in, checksummed out.", "0xcA11bde05977b3631167028862bE2a173976CA11";
-    Instant, "Instant", "RFC 3339 text, or Unix seconds as a number or digits.", "2026-01-31T12:00:00Z";
-    Span, "Span", "Whole number with unit: ms, s, m, h or d.", "30s";
-}
-
-impl PartialSchema for Count {
-    fn schema() -> RefOr<Schema> {
-        ObjectBuilder::new()
-            .schema_type(Type::Integer)
-            .description(Some("Non-negative integer below 2^64. In: also a decimal or 0x-hex string."))
-            .minimum(Some(0))
-            .into()
-    }
-}
-
-impl ToSchema for Count {
-    fn name() -> Cow<'static, str> {
-        Cow::Borrowed("Count")
-    }
-}
-
-impl JsonSchema for Uint {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> Cow<'static, str> {
-        Cow::Borrowed("Uint")
-    }
-
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({ "type": ["string", "integer"], "format": "uint256" })
     }
 }
 
@@ -403,8 +412,21 @@ mod tests {
         assert_eq!(Instant::parse("1970-01-01T00:00:01.5Z"), Ok(Instant(Timestamp(1_500))));
         assert_eq!(Instant::parse("1790000000"), Ok(Instant(Timestamp(1_790_000_000_000))));
         assert!(Instant::parse("1790000000000").is_err(), "milliseconds");
-        assert!(Instant::parse("1969-01-01T00:00:00Z").is_err());
-        assert!(Instant::parse("tomorrow").is_err());
+        for (text, seconds) in [
+            ("2026-01-31T12:00:00Z", 1_769_860_800),
+            ("2024-02-29t23:59:60.9z", 1_709_251_199),
+            ("2000-03-01 01:30:00+02:00", 951_867_000),
+            ("2100-12-31T22:00:00-02:30", 4_133_982_600),
+        ] {
+            assert_eq!(Instant::parse(text).unwrap().0.as_secs(), seconds, "{text}");
+        }
+        let out_of_range =
+            ["2026-13-01T00:00:00Z", "2026-02-29T00:00:00Z", "2026-01-01T24:00:00Z", "1969-01-01T00:00:00Z"];
+        let misshapen =
+            ["tomorrow", "2026-01-31", "2026-01-31T12:00:00", "2026-01-31T12:00:00.Z", "2026-01-31T12:00:00+2:00"];
+        for bad in out_of_range.into_iter().chain(misshapen) {
+            assert!(Instant::parse(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]
@@ -425,7 +447,7 @@ mod tests {
 
         #[test]
         fn texts_never_panic(text in "\\PC*") {
-            let _ = (Uint::parse(&text), Span::parse(&text), Instant::parse(&text));
+            let _ = (<Uint>::parse(&text), Span::parse(&text), Instant::parse(&text));
             prop_assert!(Excerpt(&text).to_string().len() < 1_000);
         }
     }

@@ -46,6 +46,11 @@ impl Named for Reason {
     }
 }
 
+/// A status.
+pub type OpenStatus = Open<Status>;
+/// A reason.
+pub type OpenReason = Open<Reason>;
+
 impl<T: Named> Open<T> {
     /// The value with this name.
     pub fn from_name(name: &str) -> Self {
@@ -74,6 +79,12 @@ impl Open<Status> {
     /// stream.
     pub fn is_terminal(&self) -> bool {
         self.known().is_some_and(Status::is_terminal)
+    }
+}
+
+impl<T> From<T> for Open<T> {
+    fn from(value: T) -> Self {
+        Self::Known(value)
     }
 }
 

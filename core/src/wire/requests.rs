@@ -1,0 +1,215 @@
+//! The bodies that callers send.
+
+use std::{borrow::Cow, fmt};
+
+use alloy_primitives::Bytes;
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Error, Visitor},
+};
+
+use super::{
+    macros::wire,
+    number::{Account, Count, Excerpt, HexBytes, Instant, Span, Uint},
+};
+use crate::request;
+
+wire! {
+    /// An ERC-2771 request: the content that the user signed for OpenZeppelin's `ERC2771Forwarder`.
+    #[derive(Eq)]
+    #[serde(deny_unknown_fields, expecting = "a forward object")]
+    pub struct Forward {
+        /// The forwarder contract; one of the chain's `forwarders`.
+        pub forwarder: Account,
+        /// The user who signed, and whom the target sees as sender.
+        pub from: Account,
+        /// The target contract.
+        pub to: Account,
+        /// Wei passed along, paid by the relayer. Default 0.
+        #[serde(default)]
+        pub value: Uint,
+        /// Gas given to the target.
+        pub gas: Uint,
+        /// The user's nonce at the forwarder: `nonces(from)`.
+        pub nonce: Uint,
+        /// Last valid block timestamp, Unix seconds (`uint48`).
+        pub deadline: Count,
+        /// Calldata. Default empty.
+        #[serde(default)]
+        pub data: HexBytes,
+        /// 65 bytes `r ‖ s ‖ v` over the EIP-712 hash.
+        pub signature: HexBytes,
+    }
+
+    /// A trusted backend's own call, made by the relayer's account. Needs `call` in the tenant's `kinds`.
+    #[derive(Eq)]
+    #[serde(deny_unknown_fields, expecting = "a call object")]
+    pub struct Call {
+        /// The called contract or account.
+        pub to: Account,
+        /// Wei sent along, paid by the relayer. Default 0.
+        #[serde(default)]
+        pub value: Uint,
+        /// Gas given to the call.
+        pub gas: Uint,
+        /// Calldata. Default empty.
+        #[serde(default)]
+        pub data: HexBytes,
+        /// The target does not look at `msg.sender`, so that the call may share a transaction through Multicall3.
+        #[serde(default)]
+        pub any_sender: bool,
+    }
+
+    /// One request to be relayed.
+    #[derive(Eq)]
+    #[serde(deny_unknown_fields, expecting = "a request object")]
+    pub struct Submit<'a> {
+        /// EIP-155 chain id.
+        pub chain_id: Count,
+        /// Kind of request.
+        pub kind: Kind,
+        /// For kind `forward`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub forward: Option<Forward>,
+        /// For kind `call`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub call: Option<Call>,
+        /// Longest time it may take, from now. Not together with `deadline`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub within: Option<Span>,
+        /// Latest acceptable inclusion. Not together with `within`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub deadline: Option<Instant>,
+        /// The most that it may cost in total, wei.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub max_cost: Option<Uint>,
+        /// Same key with the same body gets the first answer. At most 255 bytes. Use it in batches; the header
+        /// `Idempotency-Key` does the same for a single request.
+        #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
+        pub idempotency_key: Option<Cow<'a, str>>,
+    }
+
+    /// Several requests, each on its own: one that is refused harms no other.
+    #[derive(Eq)]
+    #[serde(deny_unknown_fields)]
+    pub struct SubmitBatch<'a> {
+        /// The requests; answered in the same order.
+        #[serde(borrow)]
+        pub requests: Vec<Submit<'a>>,
+    }
+
+    /// A price question.
+    #[derive(Eq)]
+    #[serde(deny_unknown_fields, expecting = "a quote object")]
+    pub struct QuoteRequest {
+        /// EIP-155 chain id.
+        pub chain_id: Count,
+        /// Gas given to the target.
+        pub gas: Count,
+        /// Longest wait, such as `5m`: then `wait` in the answer says what that is worth.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub within: Option<Span>,
+    }
+
+    /// A withdrawal that the user has signed.
+    #[derive(Eq)]
+    #[serde(deny_unknown_fields)]
+    pub struct WithdrawalBody {
+        /// Signature of the account that signed the request over EIP-712 `Withdrawal(bytes32 requestHash,uint256 chainId)`, domain
+        /// `{name: "Slackwater", version: "1"}`: 65 bytes.
+        #[cfg_attr(feature = "openapi", schema(value_type = String))]
+        pub signature: Bytes,
+    }
+
+    /// A version of the models.
+    #[derive(Copy, Eq)]
+    #[serde(deny_unknown_fields)]
+    pub struct ModelVersion {
+        /// As listed.
+        pub version: u32,
+    }
+
+    /// The scope of a pause: one of the members.
+    #[derive(Default, Eq)]
+    #[serde(deny_unknown_fields)]
+    pub struct PauseBody {
+        /// Everything.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub all: Option<bool>,
+        /// One chain.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        #[cfg_attr(feature = "openapi", schema(value_type = Option<u64>))]
+        pub chain_id: Option<Count>,
+        /// One tenant.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub tenant: Option<String>,
+    }
+}
+
+/// Kind of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(rename_all = "camelCase"))]
+#[serde(rename_all = "camelCase")]
+pub enum Kind {
+    /// ERC-2771; the content is in `forward`.
+    Forward,
+    /// A trusted backend's own call; the content is in `call`.
+    Call,
+}
+
+impl<'de> Deserialize<'de> for Kind {
+    /// By hand: serde_json calls a number in an enum's place a syntax error.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct KindVisitor;
+
+        impl Visitor<'_> for KindVisitor {
+            type Value = Kind;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`forward` or `call`")
+            }
+
+            fn visit_str<E: Error>(self, name: &str) -> Result<Kind, E> {
+                match name {
+                    "forward" => Ok(Kind::Forward),
+                    "call" => Ok(Kind::Call),
+                    other => Err(E::custom(format_args!("{}: expected `forward` or `call`", Excerpt(other)))),
+                }
+            }
+        }
+
+        deserializer.deserialize_str(KindVisitor)
+    }
+}
+
+impl From<Forward> for request::Forward {
+    fn from(body: Forward) -> Self {
+        Self {
+            forwarder: body.forwarder.0,
+            from: body.from.0,
+            to: body.to.0,
+            value: body.value.0,
+            gas: body.gas.0,
+            nonce: body.nonce.0,
+            deadline: body.deadline.0,
+            data: body.data.0,
+            signature: body.signature.0,
+        }
+    }
+}
+
+impl From<request::Forward> for Forward {
+    fn from(forward: request::Forward) -> Self {
+        Self {
+            forwarder: Account(forward.forwarder),
+            from: Account(forward.from),
+            to: Account(forward.to),
+            value: Uint(forward.value),
+            gas: Uint(forward.gas),
+            nonce: Uint(forward.nonce),
+            deadline: Count(forward.deadline),
+            data: HexBytes(forward.data),
+            signature: HexBytes(forward.signature),
+        }
+    }
+}
