@@ -123,7 +123,12 @@ impl Follow {
         self
     }
 
-    /// Polls the state periodically instead of reading a stream.
+    /// As [`Self::retry`], from now on.
+    pub const fn set_retry(&mut self, policy: RetryPolicy) {
+        self.policy = policy;
+    }
+
+    /// Looks at the state now and then instead of reading a stream.
     #[must_use]
     pub fn polling(mut self, every: Duration) -> Self {
         (self.is_polling, self.poll, self.mode) = (true, every, Mode::Look);

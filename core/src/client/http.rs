@@ -184,8 +184,8 @@ impl<T> fmt::Debug for ApiCall<T> {
     }
 }
 
-/// Rejects answers that are too large or not a success.
-pub(super) fn check(answer: &HttpAnswer) -> Result<(), ClientError> {
+/// Refuses what is too large or no success.
+pub(crate) fn check(answer: &HttpAnswer) -> Result<(), ClientError> {
     if answer.body.len() > MAX_ANSWER_BYTES {
         return Err(ClientError::TooLarge { bytes: answer.body.len(), limit: MAX_ANSWER_BYTES });
     }

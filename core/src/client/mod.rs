@@ -24,6 +24,8 @@ pub use error::ClientError;
 pub use exchange::{Client, Exchange, Step, Transport};
 pub use follow::{Change, DEFAULT_POLL, Follow, FollowStep, Until};
 pub use forward::{DEFAULT_FORWARD_GAS, ForwardBuilder, KeySigner, SignDigest, SignError, UnsignedForward};
+#[cfg(feature = "client-http")]
+pub(crate) use http::check;
 pub use http::{ApiCall, HttpAnswer, HttpCall, MAX_ANSWER_BYTES, Method, TransportError, TransportErrorKind};
 pub use outbox::{
     Addressee, Command, Enqueue, EntryState, EntryView, LoadReport, Outbox, OutboxConfig, OutboxError, Outcome, Place,

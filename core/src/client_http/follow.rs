@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use super::transport::{HttpTransport, RelayerClient, entropy, now, transport_error};
 use crate::{
-    client::{Change, ClientError, Follow, FollowStep, HttpAnswer, Transport, TransportError, Until},
+    client::{
+        Change, ClientError, Event, Follow, FollowStep, HttpAnswer, RetryPolicy, SseError, SseParser, Transport,
+        TransportError, Until, api, check,
+    },
     request::RequestId,
 };
 
@@ -29,10 +32,55 @@ impl RelayerClient {
     pub fn follow_with(&self, follow: Follow) -> Following {
         Following { transport: self.transport().clone(), follow, stream: None }
     }
+
+    /// Opens the stream of all events after `after`, or from now on; `None` if nothing comes any more.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn events(&self, after: Option<u64>) -> Result<Option<Events>, ClientError> {
+        let response = self.transport().open(&api::events(after)).await?;
+        if response.status() == reqwest::StatusCode::OK {
+            return Ok(Some(Events { response, parser: SseParser::default() }));
+        }
+        check(&self.transport().read(response).await?).map(|()| None)
+    }
+}
+
+/// The stream of all events that the caller may see.
+#[derive(Debug)]
+pub struct Events {
+    response: reqwest::Response,
+    parser: SseParser,
+}
+
+impl Events {
+    /// The next event; `None` when the stream has ended or broke: open it again after the last one. Delivery is at least once.
+    ///
+    /// # Errors
+    /// [`SseError`] if it can't be read on.
+    pub async fn next(&mut self) -> Result<Option<Event>, SseError> {
+        loop {
+            while let Some(message) = self.parser.next_message() {
+                // Anything else is of a newer relayer, or noise.
+                if let Ok(event) = serde_json::from_str(&message.data) {
+                    return Ok(Some(event));
+                }
+            }
+            match tokio::time::timeout(SILENCE, self.response.chunk()).await {
+                Ok(Ok(Some(chunk))) => self.parser.push(&chunk)?,
+                _ => return Ok(None),
+            }
+        }
+    }
 }
 
 impl Following {
-    /// The next change; `None` at the end. Cancel-safe: nothing is lost.
+    /// From now on it gives up as `policy` says.
+    pub const fn retry(&mut self, policy: RetryPolicy) {
+        self.follow.set_retry(policy);
+    }
+
+    /// The next step; `None` when it is done. May be dropped and called again: nothing is lost.
     ///
     /// # Errors
     /// [`ClientError`] if following is pointless, such as `not_found`.

@@ -7,6 +7,6 @@ mod outbox;
 mod transport;
 
 pub use file::{FileStorage, StorageError};
-pub use follow::Following;
+pub use follow::{Events, Following};
 pub use outbox::{DurableOutbox, DurableOutboxError, Outcomes};
 pub use transport::{HttpTransport, RelayerClient};

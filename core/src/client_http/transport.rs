@@ -47,6 +47,7 @@ pub struct HttpTransport {
     base: String,
     key: Option<SecretString>,
     timeout: Duration,
+    max_answer_bytes: usize,
 }
 
 impl fmt::Debug for HttpTransport {
@@ -72,7 +73,13 @@ impl HttpTransport {
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|_| invalid("no HTTP client can be set up"))?;
-        Ok(Self { http, base: url.trim_end_matches('/').to_owned(), key: None, timeout: TIMEOUT })
+        Ok(Self {
+            http,
+            base: url.trim_end_matches('/').to_owned(),
+            key: None,
+            timeout: TIMEOUT,
+            max_answer_bytes: MAX_ANSWER_BYTES,
+        })
     }
 
     /// The relayer's base URL, without a trailing slash.
@@ -91,6 +98,13 @@ impl HttpTransport {
     #[must_use]
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// Bytes of an answer after which no more is read. Default [`MAX_ANSWER_BYTES`], more than which [`Client`] refuses.
+    #[must_use]
+    pub const fn max_answer_bytes(mut self, bytes: usize) -> Self {
+        self.max_answer_bytes = bytes;
         self
     }
 
@@ -131,7 +145,7 @@ impl HttpTransport {
         };
         while let Some(chunk) = response.chunk().await.map_err(|error| transport_error(&error))? {
             answer.body.extend_from_slice(&chunk);
-            if answer.body.len() > MAX_ANSWER_BYTES {
+            if answer.body.len() > self.max_answer_bytes {
                 break;
             }
         }

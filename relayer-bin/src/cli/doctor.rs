@@ -358,7 +358,8 @@ async fn check_endpoint(report: &mut Report, subject: &str, pool: &RpcPool, spec
     let head_s: u64 = head.timestamp.to();
     let age_s = now_s.saturating_sub(head_s);
     let limit_s = (spec.block_time_ms.saturating_mul(STALE_BLOCKS) / 1_000).max(STALE_FLOOR_S);
-    let finding = format!("head {} of {}, {age_s} s old", head.number, instant(head_s.saturating_mul(1_000)));
+    let finding =
+        format!("head {} of {}, {age_s} s old", head.number, instant(slackwater::Timestamp::from_secs(head_s)));
     if head_s > now_s + spec.deadline_skew_s.max(1) {
         let finding = format!("{finding}: the chain's clock is {} s ahead of this machine's", head_s - now_s);
         report.add(Grade::Fail, subject, finding, "set this machine's clock (NTP), or raise spec.deadline_skew_s");

@@ -8,6 +8,7 @@ use std::{
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
+use slackwater::wire::{ModelScores, ModelVersion, Models};
 
 use super::{
     client::{Client, RelayerArgs},
@@ -93,18 +94,18 @@ struct Version {
 pub(super) async fn run(args: ModelsArgs) -> Result<(), CliError> {
     match args.command {
         ModelsCommand::List { chain, common } => {
-            let mut answer = Client::new(&common.relayer)?.get("/v1/models").await?;
+            let client = Client::new(&common.relayer)?;
+            let mut answer = client.get("/v1/models").await?;
             if let (Some(chain), Some(models)) = (chain, answer["models"].as_array_mut()) {
                 models.retain(|model| model["chainId"] == chain);
             }
-            show(&answer, common.json);
-            Ok(())
+            show(&client, &answer, common.json)
         }
         ModelsCommand::Promote(Version { chain, version, common }) => {
-            post(chain, "promote", json!({ "version": version }).to_string(), &common).await
+            post(chain, "promote", json!(ModelVersion { version }).to_string(), &common).await
         }
         ModelsCommand::Pin(Version { chain, version, common }) => {
-            post(chain, "pin", json!({ "version": version }).to_string(), &common).await
+            post(chain, "pin", json!(ModelVersion { version }).to_string(), &common).await
         }
         ModelsCommand::Unpin(Chain { chain, common }) => post(chain, "unpin", String::new(), &common).await,
         ModelsCommand::Rollback(Chain { chain, common }) => post(chain, "rollback", String::new(), &common).await,
@@ -118,9 +119,9 @@ pub(super) async fn run(args: ModelsArgs) -> Result<(), CliError> {
 }
 
 async fn post(chain: u64, what: &str, body: String, common: &Common) -> Result<(), CliError> {
-    let answer = Client::new(&common.relayer)?.post(&format!("/v1/models/{chain}/{what}"), body, None).await?;
-    show(&answer, common.json);
-    Ok(())
+    let client = Client::new(&common.relayer)?;
+    let answer = client.post(&format!("/v1/models/{chain}/{what}"), body, None).await?;
+    show(&client, &answer, common.json)
 }
 
 fn read(file: &Path) -> Result<String, CliError> {
@@ -149,40 +150,36 @@ fn write(out: Option<&Path>, text: &str) -> Result<(), CliError> {
     }
 }
 
-fn show(answer: &Value, is_json: bool) {
+fn show(client: &Client, answer: &Value, is_json: bool) -> Result<(), CliError> {
     if is_json {
         println!("{answer}");
-        return;
+        return Ok(());
     }
-    let models = answer["models"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let Models { models } = client.read(answer)?;
     if models.is_empty() {
         println!("no models yet");
-        return;
+        return Ok(());
     }
     println!(
         "{:>10}  {:>7}  {:8}  {:66}  {:>21}  error against a fee that stays",
         "chain", "version", "", "content hash", "blocks"
     );
     for model in models {
-        let state = match (model["isActive"].as_bool(), model["isPinned"].as_bool()) {
-            (Some(true), Some(true)) => "pinned",
-            (Some(true), _) => "in force",
+        let state = match (model.is_active, model.is_pinned) {
+            (true, true) => "pinned",
+            (true, _) => "in force",
             _ => "",
         };
-        let scores = model["scores"].as_object().into_iter().flatten().filter_map(|(blocks, scores)| {
-            let (ridge, stays) = (scores["ridge"].as_f64()?, scores["persistence"].as_f64()?);
-            Some((blocks.parse::<u32>().ok()?, format!("{blocks}: {ridge:.4}/{stays:.4}")))
-        });
-        let mut scores: Vec<(u32, String)> = scores.collect();
-        scores.sort_unstable();
-        let scores: Vec<String> = scores.into_iter().map(|(_, text)| text).collect();
+        let score =
+            |(blocks, scores): (&u32, &ModelScores)| format!("{blocks}: {:.4}/{:.4}", scores.ridge, scores.persistence);
         println!(
             "{:>10}  {:>7}  {state:8}  {:66}  {:>21}  {}",
-            model["chainId"],
-            model["version"],
-            model["id"].as_str().unwrap_or_default(),
-            format!("{}..{}", model["firstBlock"], model["lastBlock"]),
-            scores.join("  "),
+            model.chain_id,
+            model.version,
+            model.id.to_string(),
+            format!("{}..{}", model.first_block, model.last_block),
+            model.scores.iter().map(score).collect::<Vec<_>>().join("  "),
         );
     }
+    Ok(())
 }

@@ -1,7 +1,8 @@
 //! `slackwater pause` and `resume`: a running relayer accepts nothing new for a while.
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::json;
+use slackwater::wire::{Count, PauseBody, Pauses};
 
 use super::{
     client::{Client, RelayerArgs},
@@ -35,27 +36,25 @@ struct Scope {
 }
 
 pub(super) async fn run(args: PauseArgs, what: &str) -> Result<(), CliError> {
-    let body = match (&args.scope.chain, &args.scope.tenant) {
-        (Some(chain), _) => json!({ "chainId": chain }),
-        (None, Some(tenant)) => json!({ "tenant": tenant }),
-        (None, None) => json!({ "all": true }),
-    };
-    let answer = Client::new(&args.relayer)?.post(&format!("/v1/admin/{what}"), body.to_string(), None).await?;
+    let Scope { all, chain, tenant } = args.scope;
+    let body = PauseBody { all: all.then_some(true), chain_id: chain.map(Count), tenant };
+    let client = Client::new(&args.relayer)?;
+    let answer = client.post(&format!("/v1/admin/{what}"), json!(body).to_string(), None).await?;
     if args.json {
         println!("{answer}");
         return Ok(());
     }
-    let pauses = answer["pauses"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let Pauses { pauses } = client.read(&answer)?;
     if pauses.is_empty() {
         println!("nothing is paused");
     }
     for pause in pauses {
-        let scope = match (&pause["chainId"], pause["tenant"].as_str()) {
-            (Value::Number(chain), _) => format!("chain {chain}"),
+        let scope = match (pause.chain_id, pause.tenant) {
+            (Some(chain), _) => format!("chain {chain}"),
             (_, Some(tenant)) => format!("tenant {tenant}"),
             _ => "everything".to_owned(),
         };
-        println!("paused: {scope}, by {}", pause["by"].as_str().unwrap_or_default());
+        println!("paused: {scope}, by {}", pause.by);
     }
     Ok(())
 }

@@ -8,19 +8,19 @@ use reqwest::header;
 use serde_json::{Value, json};
 use slackwater::{
     client::{
-        MAX_ANSWER_BYTES,
+        MAX_ANSWER_BYTES, Until,
         rpc::{self, BlockRef},
         verify::{ForwarderCheck, ForwarderFault},
     },
     relay::IdentityKey,
     request::{Forward, ForwarderDomain},
-    wire::{self, Account, HexBytes, Span, Uint},
+    wire::{self, Accepted, Account, BatchResults, Chain, Chains, Count, HexBytes, Kind, Quote, Span, Submit, Uint},
 };
 
 use super::{
     client::{Client, RelayerArgs},
     error::{CliError, Exit},
-    watch::{self, Until},
+    watch,
 };
 use crate::config::SecretRef;
 
@@ -147,17 +147,20 @@ pub(super) async fn run(args: SendArgs) -> Result<(), CliError> {
         What::Call { content, any_sender, common } => {
             let client = Client::new(&common.relayer)?;
             let chain = chain(&client, content.chain_id).await?;
-            let mut body = envelope(&content, chain_id(&chain)?, "call");
-            body["call"] = json!({
-                "to": Account(content.to), "value": Uint(content.value), "gas": content.gas.to_string(),
-                "data": content.data, "anySender": any_sender,
+            let mut body = envelope(&content, chain.chain_id, Kind::Call);
+            body.call = Some(wire::Call {
+                to: Account(content.to),
+                value: Uint(content.value),
+                gas: Uint(U256::from(content.gas)),
+                data: HexBytes(content.data.clone()),
+                any_sender,
             });
-            submit(&client, body.to_string(), &common).await
+            submit(&client, json!(body).to_string(), &common).await
         }
         What::Forward { content, forwarder, sign_key, nonce, rpc, dry_run, common } => {
             let client = Client::new(&common.relayer)?;
             let chain = chain(&client, content.chain_id).await?;
-            let chain_id = chain_id(&chain)?;
+            let chain_id = chain.chain_id;
             let served = pick_forwarder(&chain, forwarder)?;
             let key = sign_key_of(&sign_key)?;
             let node = Node::new(rpc)?;
@@ -182,13 +185,14 @@ pub(super) async fn run(args: SendArgs) -> Result<(), CliError> {
                 signature: Bytes::new(),
             };
             forward.signature = key.sign(domain.digest(&forward));
-            let mut body = envelope(&content, chain_id, "forward");
-            body["forward"] = json!(wire::Forward::from(forward));
+            let mut body = envelope(&content, chain_id, Kind::Forward);
+            body.forward = Some(forward.into());
+            let body = json!(body).to_string();
             if dry_run {
                 println!("{body}");
                 return Ok(());
             }
-            submit(&client, body.to_string(), &common).await
+            submit(&client, body, &common).await
         }
     }
 }
@@ -204,21 +208,23 @@ fn read(file: &PathBuf) -> Result<String, CliError> {
     Ok(body)
 }
 
-fn envelope(content: &Content, chain_id: u64, kind: &str) -> Value {
-    let mut body = json!({ "chainId": chain_id, "kind": kind, "within": format!("{}ms", content.within) });
-    if let Some(max_cost) = content.max_cost {
-        body["maxCost"] = json!(Uint(max_cost));
+fn envelope(content: &Content, chain_id: u64, kind: Kind) -> Submit<'static> {
+    Submit {
+        chain_id: Count(chain_id),
+        kind,
+        forward: None,
+        call: None,
+        within: Some(Span(content.within)),
+        deadline: None,
+        max_cost: content.max_cost.map(Uint),
+        idempotency_key: None,
     }
-    body
 }
 
 /// The chain to use, as the relayer describes it.
-async fn chain(client: &Client, wanted: Option<u64>) -> Result<Value, CliError> {
-    let answer = client.get("/v1/chains").await?;
-    let mut chains = answer["chains"].as_array().cloned().unwrap_or_default();
-    if let Some(id) = wanted {
-        chains.retain(|chain| chain["chainId"].as_u64() == Some(id));
-    }
+async fn chain(client: &Client, wanted: Option<u64>) -> Result<Chain, CliError> {
+    let Chains { mut chains, .. } = client.read(&client.get("/v1/chains").await?)?;
+    chains.retain(|chain| wanted.is_none_or(|id| chain.chain_id == id));
     match chains.len() {
         1 => Ok(chains.remove(0)),
         0 => Err(CliError::usage("the relayer does not serve that chain; see `slackwater status`")),
@@ -226,16 +232,8 @@ async fn chain(client: &Client, wanted: Option<u64>) -> Result<Value, CliError> 
     }
 }
 
-fn chain_id(chain: &Value) -> Result<u64, CliError> {
-    chain["chainId"].as_u64().ok_or_else(|| CliError::failed("the relayer's answer has no chainId"))
-}
-
-fn pick_forwarder(chain: &Value, wanted: Option<Address>) -> Result<Address, CliError> {
-    let all = chain["forwarders"].as_array().cloned().unwrap_or_default();
-    let mut served = all.iter().filter_map(|forwarder| {
-        let at: Account = serde_json::from_value(forwarder["address"].clone()).ok()?;
-        Some(at.0)
-    });
+fn pick_forwarder(chain: &Chain, wanted: Option<Address>) -> Result<Address, CliError> {
+    let mut served = chain.forwarders.iter().map(|forwarder| forwarder.address.0);
     match wanted {
         Some(wanted) => served
             .find(|at| *at == wanted)
@@ -314,50 +312,48 @@ async fn submit(client: &Client, body: String, common: &Common) -> Result<(), Cl
     let path = if is_batch { "/v1/requests/batch" } else { "/v1/requests" };
     let answer = client.post(path, body, common.idempotency_key.as_deref()).await?;
     if is_batch {
-        return tell_batch(&answer, common.json);
+        return tell_batch(client, &answer, common.json);
     }
     if common.json && !common.watch {
         println!("{answer}");
-    } else if !common.json {
-        let text = |key: &str| answer[key].as_str().unwrap_or_default().to_owned();
-        let again = if answer["duplicate"] == true { ", accepted before" } else { "" };
-        println!("{}  {}{again}", text("id"), text("status"));
+        return Ok(());
+    }
+    let accepted: Accepted = client.read(&answer)?;
+    if !common.json {
+        let again = if accepted.duplicate { ", accepted before" } else { "" };
+        println!("{}  {}{again}", accepted.id, accepted.status);
+        let wei =
+            |of: fn(&Quote) -> Uint| accepted.quote.as_ref().map(|quote| of(quote).to_string()).unwrap_or_default();
         println!(
             "  promised by {} until {}, at most {} wei (about {} now)",
-            answer["promise"]["relayer"].as_str().unwrap_or_default(),
-            watch::instant(answer["deadlineAtMs"].as_u64().unwrap_or_default()),
-            answer["quote"]["maxCostWei"].as_str().unwrap_or_default(),
-            answer["quote"]["expectedCostWei"].as_str().unwrap_or_default(),
+            accepted.promise.relayer,
+            watch::instant(accepted.deadline_at_ms),
+            wei(|quote| quote.max_cost_wei),
+            wei(|quote| quote.expected_cost_wei),
         );
     }
     if common.watch {
-        let id = answer["id"].as_str().unwrap_or_default().to_owned();
-        return watch::follow(client, &id, Until::Terminal, common.json).await;
+        return watch::follow(client, accepted.id, Until::Terminal, common.json).await;
     }
     Ok(())
 }
 
-fn tell_batch(answer: &Value, is_json: bool) -> Result<(), CliError> {
-    let results = answer["results"].as_array().cloned().unwrap_or_default();
-    let refused = results.iter().filter(|result| result.get("problem").is_some()).count();
+fn tell_batch(client: &Client, answer: &Value, is_json: bool) -> Result<(), CliError> {
+    let BatchResults { results } = client.read(answer)?;
     if is_json {
         println!("{answer}");
     } else {
         for result in &results {
-            match result.get("problem") {
-                None => println!(
-                    "{}  {}",
-                    result["accepted"]["id"].as_str().unwrap_or_default(),
-                    result["accepted"]["status"].as_str().unwrap_or_default()
-                ),
-                Some(problem) => println!(
-                    "refused: {} ({})",
-                    problem["detail"].as_str().unwrap_or_default(),
-                    problem["code"].as_str().unwrap_or_default()
-                ),
+            match (&result.accepted, &result.problem) {
+                (Some(accepted), _) => println!("{}  {}", accepted.id, accepted.status),
+                (None, problem) => {
+                    let problem = problem.clone().unwrap_or_default();
+                    println!("refused: {} ({})", problem.detail, problem.code);
+                }
             }
         }
     }
+    let refused = results.iter().filter(|result| result.problem.is_some()).count();
     if refused > 0 {
         return Err(CliError::new(Exit::Refused, format!("{refused} of {} refused", results.len())));
     }

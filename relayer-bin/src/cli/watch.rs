@@ -3,12 +3,17 @@
 use std::{io::IsTerminal, time::Duration};
 
 use clap::{Args, ValueEnum};
-use serde_json::Value;
+use slackwater::{
+    Timestamp,
+    client::{self, Follow, RetryPolicy},
+    request::{RequestId, Status},
+    wire::{Attempt, Chains, Event, Lanes, Open, OpenReason, OpenStatus, Request, RequestSummary},
+};
 
 use super::{
     client::{Client, RelayerArgs},
     error::{CliError, Exit},
-    printable::printable_json,
+    printable::printable,
 };
 
 /// First wait before a broken stream is resumed; doubled up to [`MAX_RECONNECT`].
@@ -59,33 +64,44 @@ pub(super) struct CancelArgs {
     json: bool,
 }
 
-/// Point up to which a request is followed.
+/// End of following a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Until {
+enum Until {
     /// In a block, which a reorganisation may still take back.
     Included,
     /// Final, or ended for a reason.
     Terminal,
 }
 
-/// Unix milliseconds in readable form.
-pub(super) fn instant(at_ms: u64) -> String {
-    let instant = i64::try_from(at_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-    instant.map_or_else(|| format!("{at_ms} ms"), |instant| instant.to_string())
+impl From<Until> for client::Until {
+    fn from(until: Until) -> Self {
+        match until {
+            Until::Included => Self::Included,
+            Until::Terminal => Self::Terminal,
+        }
+    }
 }
 
-fn text<'a>(value: &'a Value, key: &str) -> &'a str {
-    value.get(key).and_then(Value::as_str).unwrap_or("-")
+/// Unix milliseconds for people.
+pub(super) fn instant(at: Timestamp) -> String {
+    let instant = i64::try_from(at.0).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    instant.map_or_else(|| at.to_string(), |instant| instant.to_string())
 }
 
-fn is_terminal(status: &str) -> bool {
-    matches!(status, "finalized" | "reverted" | "rejected" | "expired" | "cancelled")
+/// A value, or a dash.
+fn or_dash<T: ToString>(value: &Option<T>) -> String {
+    value.as_ref().map_or_else(|| "-".to_owned(), T::to_string)
+}
+
+/// A value as JSON has it.
+fn or_null<T: ToString>(value: &Option<T>) -> String {
+    value.as_ref().map_or_else(|| "null".to_owned(), T::to_string)
 }
 
 /// Success only for a request that was executed.
-fn verdict(status: &str, reason: &str) -> Result<(), CliError> {
-    if is_terminal(status) && status != "finalized" {
-        return Err(CliError::new(Exit::Refused, format!("the request is {status} ({reason})")));
+fn verdict(status: &OpenStatus, reason: &Option<OpenReason>) -> Result<(), CliError> {
+    if status.is_terminal() && *status != Open::Known(Status::Finalized) {
+        return Err(CliError::new(Exit::Refused, format!("the request is {status} ({})", or_dash(reason))));
     }
     Ok(())
 }
@@ -93,43 +109,38 @@ fn verdict(status: &str, reason: &str) -> Result<(), CliError> {
 pub(super) async fn status(args: StatusArgs) -> Result<(), CliError> {
     let client = Client::new(&args.relayer)?;
     let Some(id) = args.id else { return overview(&client, args.json).await };
-    let request = client.get(&format!("/v1/requests/{id}")).await?;
+    let answer = client.get(&format!("/v1/requests/{id}")).await?;
+    let request: Request<'_> = client.read(&answer)?;
+    let summary = &request.summary;
     if args.json {
-        println!("{request}");
+        println!("{answer}");
     } else {
-        println!("{}  {}", text(&request, "id"), text(&request, "status"));
-        for (name, key) in [
-            ("reason", "reason"),
-            ("kind", "kind"),
-            ("target", "target"),
-            ("batch", "batch"),
-            ("transaction", "txHash"),
-            ("cost, wei", "costWei"),
-            ("price, wei", "priceWei"),
-            ("reserved, wei", "reservedWei"),
+        println!("{}  {}", summary.id, summary.status);
+        for (name, value) in [
+            ("reason", summary.reason.as_ref().map(ToString::to_string)),
+            ("kind", Some(summary.kind.clone())),
+            ("target", Some(summary.target.to_string())),
+            ("batch", summary.batch.map(|batch| batch.to_string())),
+            ("transaction", summary.tx_hash.map(|hash| hash.to_string())),
+            ("cost, wei", summary.cost_wei.map(|wei| wei.to_string())),
+            ("price, wei", summary.price_wei.map(|wei| wei.to_string())),
+            ("reserved, wei", summary.reserved_wei.map(|wei| wei.to_string())),
+            ("accepted", Some(instant(summary.accepted_at_ms))),
+            ("deadline", Some(instant(summary.deadline_at_ms))),
         ] {
-            if request[key].is_string() {
-                println!("  {name:<14} {}", text(&request, key));
+            if let Some(value) = value {
+                println!("  {name:<14} {value}");
             }
         }
-        for (name, key) in [("accepted", "acceptedAtMs"), ("deadline", "deadlineAtMs")] {
-            println!("  {name:<14} {}", instant(request[key].as_u64().unwrap_or_default()));
+        for Attempt { index, kind, tx_hash, fees, .. } in &request.attempts {
+            let (cap, tip) = (fees.max_fee_wei_per_gas, fees.priority_fee_wei_per_gas);
+            println!("  attempt {index:<6} {kind} {tx_hash} max fee {cap}, tip {tip} wei/gas");
         }
-        for attempt in request["attempts"].as_array().into_iter().flatten() {
-            println!(
-                "  attempt {:<6} {} {} max fee {}, tip {} wei/gas",
-                attempt["index"],
-                text(attempt, "kind"),
-                text(attempt, "txHash"),
-                text(attempt, "maxFeeWeiPerGas"),
-                text(attempt, "priorityFeeWeiPerGas")
-            );
-        }
-        for event in request["timeline"].as_array().into_iter().flatten() {
+        for event in &request.timeline {
             print_event(event);
         }
     }
-    verdict(text(&request, "status"), text(&request, "reason"))
+    verdict(&summary.status, &summary.reason)
 }
 
 async fn overview(client: &Client, is_json: bool) -> Result<(), CliError> {
@@ -141,36 +152,37 @@ async fn overview(client: &Client, is_json: bool) -> Result<(), CliError> {
         );
         return Ok(());
     }
-    println!("relayer {}", text(&chains, "relayer"));
-    for chain in chains["chains"].as_array().into_iter().flatten() {
+    let (Chains { relayer, chains }, Lanes { lanes }) = (client.read(&chains)?, client.read(&lanes)?);
+    println!("relayer {relayer}");
+    for chain in chains {
         println!(
             "chain {} {}: {}, head {}, final {}, next base fee {} wei/gas, {} queued, {} in flight",
-            chain["chainId"],
-            text(chain, "name"),
-            text(chain, "health"),
-            chain["head"],
-            chain["finalBlock"],
-            text(chain, "nextBaseFeeWeiPerGas"),
-            chain["queued"],
-            chain["inFlight"]
+            chain.chain_id,
+            chain.name,
+            chain.health,
+            or_null(&chain.head),
+            or_null(&chain.final_block),
+            or_dash(&chain.next_base_fee_wei_per_gas),
+            chain.queued,
+            chain.in_flight
         );
-        if chain["detail"].is_string() {
-            println!("  {}", text(chain, "detail"));
+        if let Some(detail) = chain.detail {
+            println!("  {detail}");
         }
-        for forwarder in chain["forwarders"].as_array().into_iter().flatten() {
-            println!("  forwarder {} {:?}", text(forwarder, "address"), text(forwarder, "name"));
+        for forwarder in chain.forwarders {
+            println!("  forwarder {} {:?}", forwarder.address, forwarder.name);
         }
     }
-    for lane in lanes["lanes"].as_array().into_iter().flatten() {
+    for lane in lanes {
         println!(
             "lane {}:{}: nonce {}, {} of {} in flight, balance {} wei{}",
-            lane["chainId"],
-            text(lane, "sender"),
-            lane["nextNonce"],
-            lane["inFlight"],
-            lane["maxInFlight"],
-            text(lane, "balanceWei"),
-            lane["paused"].as_str().map(|why| format!(", paused: {why}")).unwrap_or_default()
+            lane.chain_id,
+            lane.sender,
+            or_null(&lane.next_nonce),
+            lane.in_flight,
+            lane.max_in_flight,
+            or_dash(&lane.balance_wei),
+            lane.paused.map(|why| format!(", paused: {why}")).unwrap_or_default()
         );
     }
     Ok(())
@@ -178,11 +190,12 @@ async fn overview(client: &Client, is_json: bool) -> Result<(), CliError> {
 
 pub(super) async fn cancel(args: CancelArgs) -> Result<(), CliError> {
     let client = Client::new(&args.relayer)?;
-    let request = client.delete(&format!("/v1/requests/{}", args.id)).await?;
+    let answer = client.delete(&format!("/v1/requests/{}", args.id)).await?;
     if args.json {
-        println!("{request}");
+        println!("{answer}");
     } else {
-        println!("{}  {}", text(&request, "id"), text(&request, "status"));
+        let request: RequestSummary = client.read(&answer)?;
+        println!("{}  {}", request.id, request.status);
     }
     Ok(())
 }
@@ -190,36 +203,32 @@ pub(super) async fn cancel(args: CancelArgs) -> Result<(), CliError> {
 pub(super) async fn watch(args: WatchArgs) -> Result<(), CliError> {
     let client = Client::new(&args.relayer)?;
     match args.id {
-        Some(id) => follow(&client, &id, args.until, args.json).await,
+        Some(id) => {
+            // In the relayer's words.
+            let malformed =
+                "The id in the path is malformed (malformed_id): a request's id is 0x and 64 hexadecimal digits";
+            let id = id.parse().map_err(|_| CliError::new(Exit::Refused, malformed))?;
+            follow(&client, id, args.until.into(), args.json).await
+        }
         None => follow_all(&client, args.after, args.json).await,
     }
 }
 
 /// Follows one request through broken connections.
-pub(super) async fn follow(client: &Client, id: &str, until: Until, is_json: bool) -> Result<(), CliError> {
-    let path = format!("/v1/requests/{id}/events");
-    let mut after = None;
-    let mut last = (String::new(), String::new());
-    let mut wait = RECONNECT;
-    loop {
-        match client.events(&path, after).await {
-            Ok(None) => return verdict(&last.0, &last.1),
-            Ok(Some(mut stream)) => {
-                while let Some(event) = next_event(&mut stream, is_json, &mut after).await? {
-                    wait = RECONNECT;
-                    last = (text(&event, "status").to_owned(), text(&event, "reason").to_owned());
-                    if is_terminal(&last.0) || (until == Until::Included && last.0 == "included") {
-                        return verdict(&last.0, &last.1);
-                    }
-                }
-            }
-            // The first connection must succeed; later ones may break, since the request continues without them.
-            Err(error) if after.is_none() || error.exit() != Exit::Unreachable => return Err(error),
-            Err(_) => {}
-        }
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(MAX_RECONNECT);
+pub(super) async fn follow(
+    client: &Client,
+    id: RequestId,
+    until: client::Until,
+    is_json: bool,
+) -> Result<(), CliError> {
+    // The first connection must work; later ones may break, since the request goes on by itself.
+    let once = RetryPolicy { base: RECONNECT, cap: MAX_RECONNECT, max_attempts: 1, ..RetryPolicy::default() };
+    let mut following = client.relayer().follow_with(Follow::new(id).until(until).retry(once));
+    while let Some(change) = following.next().await.map_err(|error| client.error(error))? {
+        following.retry(RetryPolicy { max_attempts: 0, ..once });
+        tell(&change.event, is_json);
     }
+    following.machine().state().map_or(Ok(()), |last| verdict(&last.status, &last.reason))
 }
 
 async fn follow_all(client: &Client, after: Option<u64>, is_json: bool) -> Result<(), CliError> {
@@ -227,11 +236,16 @@ async fn follow_all(client: &Client, after: Option<u64>, is_json: bool) -> Resul
     let mut is_first = true;
     let mut wait = RECONNECT;
     loop {
-        match client.events("/v1/events", seen).await {
+        match client.relayer().events(seen).await.map_err(|error| client.error(error)) {
             Ok(None) => return Ok(()),
-            Ok(Some(mut stream)) => {
+            Ok(Some(mut events)) => {
                 is_first = false;
-                while next_event(&mut stream, is_json, &mut seen).await?.is_some() {
+                while let Some(event) = events.next().await.map_err(|error| CliError::failed(error.to_string()))? {
+                    // Delivery is at least once.
+                    if seen.is_none_or(|seen| event.seq > seen) {
+                        seen = Some(event.seq);
+                        tell(&event, is_json);
+                    }
                     wait = RECONNECT;
                 }
             }
@@ -244,52 +258,34 @@ async fn follow_all(client: &Client, after: Option<u64>, is_json: bool) -> Resul
     }
 }
 
-/// Prints the next event unless it was printed before: delivery is at least once.
-async fn next_event(
-    stream: &mut super::client::EventStream,
-    is_json: bool,
-    seen: &mut Option<u64>,
-) -> Result<Option<Value>, CliError> {
-    while let Some(data) = stream.next().await? {
-        // Its texts may hold control characters as JSON escapes.
-        let Ok(event) = serde_json::from_str::<Value>(&data).map(printable_json) else { continue };
-        let seq = event["seq"].as_u64();
-        if seq.is_some() && seq <= *seen {
-            continue;
-        }
-        *seen = seq.or(*seen);
-        if is_json {
-            println!("{data}");
-        } else {
-            print_event(&event);
-        }
-        return Ok(Some(event));
+fn tell(event: &Event<'_>, is_json: bool) {
+    if is_json {
+        let text =
+            serde_json::to_string(event).unwrap_or_else(|error| unreachable!("an event is always JSON: {error}"));
+        println!("{}", printable(&text));
+    } else {
+        print_event(event);
     }
-    Ok(None)
 }
 
-fn print_event(event: &Value) {
-    let status = text(event, "status");
-    let (colour, plain) = match (std::io::stdout().is_terminal(), status) {
+fn print_event(event: &Event<'_>) {
+    let (colour, plain) = match (std::io::stdout().is_terminal(), event.status.known()) {
         (false, _) => ("", ""),
-        (true, "finalized") => ("\x1b[32m", "\x1b[0m"),
-        (true, "included") => ("\x1b[36m", "\x1b[0m"),
-        (true, "reverted" | "rejected" | "expired" | "cancelled") => ("\x1b[31m", "\x1b[0m"),
+        (true, Some(Status::Finalized)) => ("\x1b[32m", "\x1b[0m"),
+        (true, Some(Status::Included)) => ("\x1b[36m", "\x1b[0m"),
+        (true, Some(status)) if status.is_terminal() => ("\x1b[31m", "\x1b[0m"),
         (true, _) => ("\x1b[33m", "\x1b[0m"),
     };
-    let mut line = format!(
-        "  {}  {}  {colour}{status:<9}{plain}",
-        instant(event["atMs"].as_u64().unwrap_or_default()),
-        short(text(event, "requestId"))
-    );
-    if event["blockNumber"].is_u64() {
-        line.push_str(&format!(" block {}", event["blockNumber"]));
+    let (at, id) = (instant(event.at_ms), event.request_id.to_string());
+    let mut line = format!("  {at}  {}  {colour}{:<9}{plain}", short(&id), printable(event.status.as_str()));
+    if let Some(number) = event.block_number {
+        line.push_str(&format!(" block {number}"));
     }
-    for key in ["txHash", "reason", "detail"] {
-        if let Some(value) = event[key].as_str() {
-            line.push(' ');
-            line.push_str(value);
-        }
+    let hash = event.tx_hash.map(|hash| hash.to_string());
+    let texts = [hash.as_deref(), event.reason.as_ref().map(Open::as_str), event.detail.as_deref()];
+    for text in texts.into_iter().flatten() {
+        line.push(' ');
+        line.push_str(&printable(text));
     }
     println!("{line}");
 }
@@ -300,15 +296,18 @@ fn short(id: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use slackwater::request::Reason;
+
     use super::*;
 
     #[test]
     fn verdicts() {
-        assert!(verdict("finalized", "-").is_ok());
-        assert!(verdict("queued", "-").is_ok());
-        for bad in ["reverted", "rejected", "expired", "cancelled"] {
-            assert_eq!(verdict(bad, "x").unwrap_err().exit(), Exit::Refused);
+        assert!(verdict(&Status::Finalized.into(), &None).is_ok());
+        assert!(verdict(&Status::Queued.into(), &None).is_ok());
+        for bad in [Status::Reverted, Status::Rejected, Status::Expired, Status::Cancelled] {
+            let failed = verdict(&bad.into(), &Some(Reason::TargetReverted.into())).unwrap_err();
+            assert_eq!(failed.exit(), Exit::Refused);
         }
-        assert_eq!(instant(0), "1970-01-01T00:00:00Z");
+        assert_eq!(instant(Timestamp(0)), "1970-01-01T00:00:00Z");
     }
 }

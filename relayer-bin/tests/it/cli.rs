@@ -170,6 +170,7 @@ impl Scripted {
         };
         let answer = if head.starts_with("GET /v1/chains ") {
             json!({ "relayer": Address::ZERO, "chains": [{ "chainId": 31_337, "name": "anvil", "health": "healthy",
+                "queued": 0, "inFlight": 0, "guardMs": 1, "guardTimeMs": 1, "inclusionsMeasured": 0,
                 "forwarders": [{ "address": FORWARDER, "name": "Looks Fine" }] }] })
         } else if head.starts_with("POST /v1/requests ") {
             kept.lock().unwrap().push(serde_json::from_str(&body).unwrap());
