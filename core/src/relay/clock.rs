@@ -6,7 +6,7 @@ use crate::time::Timestamp;
 
 /// Current time. A clock before 1970 reads as 1970.
 #[expect(clippy::disallowed_methods, reason = "the shell's clock; everything else gets time as an argument")]
-pub(super) fn now() -> Timestamp {
+pub(in crate::relay) fn now() -> Timestamp {
     #[cfg(feature = "simulation")]
     if let Some(now) = simulated::now() {
         return now;
@@ -16,7 +16,7 @@ pub(super) fn now() -> Timestamp {
 }
 
 /// Runs `work` on a blocking thread.
-pub(super) async fn run_blocking<T: Send + 'static>(
+pub(in crate::relay) async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, tokio::task::JoinError> {
     #[cfg(feature = "simulation")]
@@ -55,7 +55,7 @@ pub mod simulated {
         Some(format!("{}-{salt}", now.0))
     }
 
-    pub(super) fn now() -> Option<Timestamp> {
+    pub(in crate::relay) fn now() -> Option<Timestamp> {
         CLOCK.get().map(|(start, at)| Timestamp(at.0.saturating_add(millis(start.elapsed()))))
     }
 }

@@ -1,69 +1,50 @@
-//! The running relay, [`Relay`]: builder and handle over tasks, RPC pool, signers, broadcaster and watcher.
+//! The running relay, [`Relay`]: what it decides is in [`sender`](crate::sender); here is the work.
+//!
+//! | in this order | answers |
+//! |---|---|
+//! | `handle` | what does an embedder hold? |
+//! | `admission` | how does a submission become a durable, promised request? |
+//! | `chain` | who carries out what a chain's sender wants? |
+//! | `nodes` | what do the nodes say, and which of it counts? |
+//! | `market` | what does the chain look like now, and what will it cost? |
+//! | `rpc` | how is a node asked? |
+//! | `cluster` | who drives the lanes where several instances share a ledger? |
+//! | `start` | how does a configuration become a running relay? |
 
-mod acceptance;
 mod admission;
-mod api;
-mod builder;
-mod chain_service;
+mod chain;
 mod chance;
 mod clock;
 mod cluster;
-mod contracts;
-mod culprit;
-mod data_fee;
-mod error;
-mod fees;
-mod foresight;
-mod health;
-mod host;
-mod journal;
-mod keys;
-mod learned;
-mod log;
+mod handle;
 mod market;
-mod members;
-mod message;
-mod model_store;
-mod models;
-mod notices;
-mod pace;
-mod pause;
-mod pruned;
-mod receipts;
+mod nodes;
 #[cfg(feature = "fuzzing")]
 mod replies;
-mod restore;
 mod rpc;
-mod setup;
-mod shared;
 mod signer;
-mod simulate;
-mod spender;
 mod start;
-mod status;
-mod stranger;
-mod tenants;
-mod watcher;
-mod work;
 
-pub use api::{Relay, WaitFor};
-pub use builder::{ChainSetup, ForwarderSetup, LedgerSetup, RelayBuilder, RelayConfig};
+pub use admission::pause::PauseError;
 #[cfg(feature = "simulation")]
 pub use clock::simulated;
-pub use cluster::ClusterConfig;
-pub use error::{BuildError, CancelError, PolicyError, SubmitError, WaitError};
-pub use foresight::{ForecastView, ModelInfo, WaitQuote};
-pub use members::{Discord, Told, compare as compare_members};
-pub use models::ModelError;
-pub use pause::PauseError;
-#[cfg(feature = "fuzzing")]
-pub use replies::read_any_reply;
-pub use rpc::{RpcEndpoint, RpcError, RpcPool, RpcReply, RpcTransport, SubscriptionError};
-pub use setup::{SetupFault, UrlFault, call_problems, check_http_url, check_ws_url};
-pub use signer::{IdentityKey, LocalSigner, SignerError};
-pub use status::{
+pub use cluster::instances::{Discord, Told, compare as compare_members};
+pub use cluster::membership::ClusterConfig;
+pub use handle::api::{Relay, WaitFor};
+pub use handle::builder::RelayBuilder;
+pub use handle::config::{ChainSetup, ForwarderSetup, LedgerSetup, RelayConfig};
+pub use handle::error::{BuildError, CancelError, PolicyError, SubmitError, WaitError};
+pub use handle::models::ModelError;
+pub use handle::setup::{SetupFault, call_problems};
+pub use handle::status::{
     Acceptance, BatchView, ChainHealth, ChainStatus, EndpointStatus, FeeSource, LaneStatus, Quote, SubmitItem,
 };
+pub use market::forecast::{ForecastView, ModelInfo, WaitQuote};
+#[cfg(feature = "fuzzing")]
+pub use replies::read_any_reply;
+pub use rpc::url::{UrlFault, check_http_url, check_ws_url};
+pub use rpc::{RpcEndpoint, RpcError, RpcPool, RpcReply, RpcTransport, SubscriptionError};
+pub use signer::{IdentityKey, LocalSigner, SignerError};
 
 pub use crate::sender::tuning::{
     AdmissionTuning, BatchTuning, ChainTuning, FeeTuning, ForecastTuning, HeadTuning, LaneTuning, MarketTuning,

@@ -3,11 +3,15 @@
 use alloy_primitives::{B256, Bytes, U64, U256};
 use serde::de::DeserializeOwned;
 
-use super::{
-    fees::{Header, next_base_fee},
-    receipts, rpc,
+use crate::{
+    chain::ChainSpec,
+    market::FeeHistory,
+    relay::{
+        market::header::{Header, next_base_fee},
+        nodes::receipts,
+        rpc,
+    },
 };
-use crate::{chain::ChainSpec, market::FeeHistory};
 
 /// Parses `input` as each kind of node answer, and computes with every one that parses. True if at least one does.
 ///

@@ -30,10 +30,10 @@ struct Held {
 
 /// A point in time by both clocks.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Moment(pub(super) Instant, Timestamp);
+pub(in crate::relay) struct Moment(pub(in crate::relay) Instant, Timestamp);
 
 impl Moment {
-    pub(super) fn now() -> Self {
+    pub(in crate::relay) fn now() -> Self {
         Self(Instant::now(), clock::now())
     }
 
@@ -43,7 +43,7 @@ impl Moment {
 }
 
 impl Lease {
-    pub(super) fn new(fence: Fence, asked: Moment, period: Duration) -> Self {
+    pub(in crate::relay) fn new(fence: Fence, asked: Moment, period: Duration) -> Self {
         let until = Mutex::new(asked.plus(period));
         Self(Arc::new(Held { fence, until, is_revoked: AtomicBool::new(false) }))
     }
@@ -80,7 +80,7 @@ impl Lease {
         .await
     }
 
-    pub(super) fn extend(&self, asked: Moment, period: Duration) {
+    pub(in crate::relay) fn extend(&self, asked: Moment, period: Duration) {
         *self.0.until.lock().unwrap_or_else(PoisonError::into_inner) = asked.plus(period);
     }
 
@@ -97,7 +97,7 @@ impl Lease {
         self.0.is_revoked.load(Ordering::Acquire)
     }
 
-    pub(super) fn is_let_go(&self) -> bool {
+    pub(in crate::relay) fn is_let_go(&self) -> bool {
         Arc::strong_count(&self.0) == 1
     }
 }

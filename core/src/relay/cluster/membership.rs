@@ -1,10 +1,13 @@
 //! A chain service's part in its cluster.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use alloy_primitives::Address;
 
-use super::Lease;
+use super::lease::Lease;
 
 /// A chain service's view of its cluster.
 #[derive(Debug)]
@@ -23,5 +26,31 @@ impl Membership {
 
     pub(in crate::relay) fn holder(&self) -> String {
         self.holder.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Settings of a relay that shares its ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterConfig {
+    /// This instance's human-readable name (`ledger.instance`).
+    pub instance: String,
+    /// Duration of a lease (`ledger.lease_ms`). It is renewed every third of this; a takeover happens after it expires,
+    /// at the earliest.
+    pub lease: Duration,
+    /// Interval at which an instance polls for the others' commits (`ledger.follow_interval_ms`).
+    pub follow_interval: Duration,
+    /// Longest wait of a caller for the commit of a submission (`ledger.accept_timeout_ms`); after that the answer is
+    /// that the commit is in doubt.
+    pub accept_timeout: Duration,
+}
+
+impl Default for ClusterConfig {
+    fn default() -> Self {
+        Self {
+            instance: format!("pid-{}", std::process::id()),
+            lease: Duration::from_secs(5),
+            follow_interval: Duration::from_millis(100),
+            accept_timeout: Duration::from_secs(5),
+        }
     }
 }

@@ -26,7 +26,7 @@ impl Default for PauseRule {
 
 impl PauseRule {
     /// The pause after the `times`-th refusal in a row, counted from 1.
-    pub(super) fn pause(self, times: u32, told: Option<Duration>) -> Duration {
+    pub(in crate::relay) fn pause(self, times: u32, told: Option<Duration>) -> Duration {
         let doublings = times.saturating_sub(1).min(16);
         let own = self.first.saturating_mul(1 << doublings).min(self.first.saturating_mul(LONGEST));
         own.max(told.unwrap_or_default().min(LONGEST_TOLD))
@@ -35,7 +35,7 @@ impl PauseRule {
 
 /// Backoff state of a node.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Pause {
+pub(in crate::relay) struct Pause {
     times: u32,
     until: Option<Instant>,
 }
@@ -44,7 +44,7 @@ impl Pause {
     /// Records a refusal at `now` of a call that was sent at `asked`.
     ///
     /// Calls already in flight when the pause began do not count as further refusals: ten at once make one pause.
-    pub(super) fn refused(&mut self, asked: Instant, now: Instant, told: Option<Duration>, rule: PauseRule) {
+    pub(in crate::relay) fn refused(&mut self, asked: Instant, now: Instant, told: Option<Duration>, rule: PauseRule) {
         match self.until {
             Some(until) if asked < until => {
                 let wanted = now + told.unwrap_or_default().min(LONGEST_TOLD);
@@ -58,14 +58,14 @@ impl Pause {
     }
 
     /// Records an answer to a call that was sent at `asked`. If that was after the pause, the backoff is reset.
-    pub(super) fn answered(&mut self, asked: Instant) {
+    pub(in crate::relay) fn answered(&mut self, asked: Instant) {
         if self.until.is_none_or(|until| asked >= until) {
             *self = Self::default();
         }
     }
 
     /// Remaining pause; `None` if there is none.
-    pub(super) fn left(&self, now: Instant) -> Option<Duration> {
+    pub(in crate::relay) fn left(&self, now: Instant) -> Option<Duration> {
         self.until.and_then(|until| until.checked_duration_since(now)).filter(|left| !left.is_zero())
     }
 }

@@ -8,7 +8,7 @@ const MIN_KEY_LEN: usize = 16;
 const GAP: &str = "…";
 
 /// The secret parts of `url`: its host, its user info, and every long part of its path and query.
-pub(super) fn parts(url: &str) -> Vec<String> {
+pub(in crate::relay) fn parts(url: &str) -> Vec<String> {
     let Some((_, rest)) = url.split_once("://") else { return Vec::new() };
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (user, host) = rest[..end].rsplit_once('@').unwrap_or(("", &rest[..end]));
@@ -26,7 +26,7 @@ pub(super) fn parts(url: &str) -> Vec<String> {
 }
 
 /// `text` without those parts, and without the text after any `://`.
-pub(super) fn cut<'a>(text: &str, parts: impl Iterator<Item = &'a str>) -> String {
+pub(in crate::relay) fn cut<'a>(text: &str, parts: impl Iterator<Item = &'a str>) -> String {
     // The text is truncated further later on; a part cut in two here lies beyond that limit.
     let mut end = text.len().min(MAX_ERROR_BYTES * 16);
     while !text.is_char_boundary(end) {

@@ -10,21 +10,18 @@ use std::{
 use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{
-    discreet,
-    subscription::{self, SubscriptionError},
-};
+use super::discreet;
 use crate::{
     chain::TransportFailure,
     relay::{
         clock,
-        setup::{UrlFault, check_http_url, check_ws_url},
+        rpc::url::{UrlFault, check_http_url, check_ws_url},
     },
     time::{Timestamp, millis},
 };
 
 /// Longest accepted answer from a node, bytes: a block's receipts fit, an endless stream does not.
-pub(super) const MAX_REPLY_BYTES: usize = 32 * 1024 * 1024;
+pub(in crate::relay) const MAX_REPLY_BYTES: usize = 32 * 1024 * 1024;
 
 /// A node's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,25 +128,16 @@ impl RpcEndpoint {
         self.heads.is_some()
     }
 
-    /// Tests its WebSocket: subscribes to heads on `chain_id`, then disconnects. `None` if it has no WebSocket.
-    ///
-    /// # Errors
-    /// The failure. Never shows the URL.
-    pub async fn try_heads(&self, chain_id: u64, timeout: Duration) -> Option<Result<(), SubscriptionError>> {
-        let url = self.heads_url()?;
-        Some(subscription::subscribe(url, chain_id, timeout).await.map(drop))
-    }
-
-    pub(super) const fn heads_url(&self) -> Option<&SecretString> {
+    pub(in crate::relay) const fn heads_url(&self) -> Option<&SecretString> {
         self.heads.as_ref()
     }
 
-    pub(super) const fn limit(&self) -> Option<NonZeroU32> {
+    pub(in crate::relay) const fn limit(&self) -> Option<NonZeroU32> {
         self.rate_limit_per_s
     }
 
     /// Parts of its URLs to redact from its answers.
-    pub(super) fn hidden_parts(&self) -> Vec<SecretString> {
+    pub(in crate::relay) fn hidden_parts(&self) -> Vec<SecretString> {
         let http = match &self.route {
             Route::Http(url) => Some(url),
             Route::Own(_) => None,
@@ -159,7 +147,7 @@ impl RpcEndpoint {
     }
 
     /// The transport for calls to it.
-    pub(super) fn transport(&self, connect_timeout: Duration) -> Arc<dyn RpcTransport> {
+    pub(in crate::relay) fn transport(&self, connect_timeout: Duration) -> Arc<dyn RpcTransport> {
         match &self.route {
             Route::Http(url) => Arc::new(Http::new(url.clone(), connect_timeout)),
             Route::Own(transport) => transport.clone(),
@@ -203,7 +191,7 @@ impl Http {
 }
 
 /// Classifies a transport error. Its text may contain the URL, hence secrets, so only the kind is kept.
-pub(super) fn failure(error: &reqwest::Error) -> TransportFailure {
+pub(in crate::relay) fn failure(error: &reqwest::Error) -> TransportFailure {
     if error.is_connect() {
         TransportFailure::NotConnected
     } else if error.is_timeout() {

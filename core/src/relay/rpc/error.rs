@@ -24,7 +24,7 @@ pub struct RpcError {
 
 impl RpcError {
     /// The pool has no endpoint.
-    pub(super) fn no_endpoint(method: &'static str) -> Self {
+    pub(in crate::relay) fn no_endpoint(method: &'static str) -> Self {
         Self {
             endpoint: "none".to_owned(),
             method,
@@ -46,7 +46,7 @@ impl RpcError {
     }
 
     /// The nodes that answered disagree.
-    pub(super) fn no_majority(method: &'static str, answered: usize) -> Self {
+    pub(in crate::relay) fn no_majority(method: &'static str, answered: usize) -> Self {
         Self {
             endpoint: "all".to_owned(),
             method,
@@ -80,7 +80,7 @@ impl RpcError {
     }
 
     /// True if the failure is a node's answer that other nodes would repeat.
-    pub(super) const fn is_answer(&self) -> bool {
+    pub(in crate::relay) const fn is_answer(&self) -> bool {
         matches!(
             self.class,
             RpcErrorClass::Reverted

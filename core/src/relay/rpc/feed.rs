@@ -35,7 +35,7 @@ impl HeadFeed {
     }
 
     /// Records a head from the subscription at node `place`. Returns false if it repeats the last reported head.
-    pub(super) fn tell(&mut self, place: usize, number: u64, hash: B256, now: Instant) -> bool {
+    pub(in crate::relay) fn tell(&mut self, place: usize, number: u64, hash: B256, now: Instant) -> bool {
         self.voices.insert(place, Voice { at: now, number });
         let is_new = self.told != Some((number, hash));
         self.told = Some((number, hash));
@@ -43,7 +43,7 @@ impl HeadFeed {
     }
 
     /// Records the end of the subscription at node `place`. Returns true if it had reported a head.
-    pub(super) fn end(&mut self, place: usize) -> bool {
+    pub(in crate::relay) fn end(&mut self, place: usize) -> bool {
         self.voices.remove(&place).is_some()
     }
 }

@@ -292,7 +292,8 @@ async fn why_there_is_no_subscription() {
 
 #[test]
 fn waits_double_up_to_a_bound() {
-    let waits: Vec<_> = (1..=8).map(|failures| super::subscription::wait_after(failures).as_millis()).collect();
+    let waits: Vec<_> =
+        (1..=8).map(|failures| crate::relay::rpc::subscription::wait_after(failures).as_millis()).collect();
     assert_eq!(waits, [500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]);
-    assert_eq!(super::subscription::wait_after(u32::MAX), super::subscription::wait_after(100));
+    assert_eq!(crate::relay::rpc::subscription::wait_after(u32::MAX), crate::relay::rpc::subscription::wait_after(100));
 }

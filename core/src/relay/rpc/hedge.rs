@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Hedge delay for a method never measured at a node (RFC 6298 §2.1).
-pub(super) const UNMEASURED: Duration = Duration::from_secs(1);
+pub(in crate::relay) const UNMEASURED: Duration = Duration::from_secs(1);
 
 /// Least hedge delay, regardless of the configured floor.
 const SHORTEST: Duration = Duration::from_millis(1);
@@ -22,24 +22,24 @@ pub(in crate::relay) struct HedgeRule {
 
 impl HedgeRule {
     /// No hedging.
-    pub(super) const NEVER: Self = Self { floor: crate::sender::tuning::HEDGE_FLOOR, budget_percent: 0 };
+    pub(in crate::relay) const NEVER: Self = Self { floor: crate::sender::tuning::HEDGE_FLOOR, budget_percent: 0 };
 }
 
 /// A node's answer time: a smoothed mean and the mean deviation from it, as TCP measures round trips (RFC 6298).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Latency {
+pub(in crate::relay) struct Latency {
     mean: Duration,
     deviation: Duration,
 }
 
 impl Latency {
     /// Starts a record with the first answer's time.
-    pub(super) fn first(took: Duration) -> Self {
+    pub(in crate::relay) fn first(took: Duration) -> Self {
         Self { mean: took, deviation: took / 2 }
     }
 
     /// Records another answer's time, which weighs an eighth in the mean, a quarter in the deviation.
-    pub(super) fn measured(&mut self, took: Duration) {
+    pub(in crate::relay) fn measured(&mut self, took: Duration) {
         self.deviation = (self.deviation * 3 + self.mean.abs_diff(took)) / 4;
         self.mean = (self.mean * 7 + took) / 8;
     }
@@ -49,7 +49,7 @@ impl Latency {
 /// at least `floor`, at most `timeout`, at which the call is given up anyway.
 ///
 /// Mean plus four deviations (RFC 6298 §2.3). A node that answers in 20 ± 5 ms gets 40 ms.
-pub(super) fn hedge_after(record: Option<&Latency>, floor: Duration, timeout: Duration) -> Duration {
+pub(in crate::relay) fn hedge_after(record: Option<&Latency>, floor: Duration, timeout: Duration) -> Duration {
     let usual = record.map_or(UNMEASURED, |latency| latency.mean + latency.deviation * 4);
     usual.max(floor).max(SHORTEST).min(timeout)
 }
@@ -57,25 +57,25 @@ pub(super) fn hedge_after(record: Option<&Latency>, floor: Duration, timeout: Du
 /// Remaining hedges: a share of the calls, and [`BURST`] at once. If all nodes are slow, hedges are useless and add
 /// load; the budget then stops them.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct HedgeBudget {
+pub(in crate::relay) struct HedgeBudget {
     percent: u64,
     /// Remaining budget, hundredths of a hedge.
     left: u64,
 }
 
 impl HedgeBudget {
-    pub(super) fn new(percent: u32) -> Self {
+    pub(in crate::relay) fn new(percent: u32) -> Self {
         let percent = u64::from(percent);
         Self { percent, left: if percent == 0 { 0 } else { BURST * 100 } }
     }
 
     /// Counts a call towards the budget.
-    pub(super) fn called(&mut self) {
+    pub(in crate::relay) fn called(&mut self) {
         self.left = (self.left + self.percent).min(BURST * 100);
     }
 
     /// Takes a hedge; false if none is left.
-    pub(super) fn take(&mut self) -> bool {
+    pub(in crate::relay) fn take(&mut self) -> bool {
         let is_left = self.percent > 0 && self.left >= 100;
         if is_left {
             self.left -= 100;
@@ -84,13 +84,13 @@ impl HedgeBudget {
     }
 
     /// Returns a hedge that found no node to ask.
-    pub(super) fn give_back(&mut self) {
+    pub(in crate::relay) fn give_back(&mut self) {
         self.left = (self.left + 100).min(BURST * 100);
     }
 }
 
 /// True if `method` is known to only read, so that asking twice is harmless. Any other method is asked once.
-pub(super) fn is_read(method: &str) -> bool {
+pub(in crate::relay) fn is_read(method: &str) -> bool {
     const READS: [&str; 10] = [
         "eth_blobBaseFee",
         "eth_blockNumber",

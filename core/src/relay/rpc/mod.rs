@@ -16,6 +16,7 @@ pub(in crate::relay) mod standing;
 mod subscription;
 #[cfg(test)]
 mod tests;
+pub(in crate::relay) mod url;
 
 pub use endpoint::{RpcEndpoint, RpcReply, RpcTransport};
 pub use error::RpcError;

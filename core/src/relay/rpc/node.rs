@@ -42,7 +42,7 @@ use super::{
 use crate::{
     chain::{RpcErrorClass, Taken, TransportFailure, classify, classify_http},
     protection::Protection,
-    relay::{clock, status::EndpointStatus},
+    relay::{clock, handle::status::EndpointStatus},
     time::{Timestamp, millis},
 };
 
@@ -74,16 +74,16 @@ struct Lack {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Health {
+pub(in crate::relay) struct Health {
     head: Option<ToldHead>,
     /// Position of its head relative to the others', at the last check.
     place: Place,
     /// Number of its simulations contradicted by a receipt.
-    pub(super) false_simulations: u64,
+    pub(in crate::relay) false_simulations: u64,
     lacks: BTreeMap<&'static str, Lack>,
     /// Newest block final for this node, by its own last report.
-    pub(super) final_block: Option<u64>,
-    pub(super) last_error: Option<String>,
+    pub(in crate::relay) final_block: Option<u64>,
+    pub(in crate::relay) last_error: Option<String>,
     failures_in_a_row: u64,
     /// Answer time for ranking against other nodes; also raised by calls given up before it answered.
     latency: Duration,
@@ -167,8 +167,8 @@ impl Drop for Waiting<'_> {
     }
 }
 
-pub(super) struct Node {
-    pub(super) endpoint: RpcEndpoint,
+pub(in crate::relay) struct Node {
+    pub(in crate::relay) endpoint: RpcEndpoint,
     transport: Arc<dyn RpcTransport>,
     /// URL secrets to redact from its answers.
     hidden: Vec<SecretString>,
@@ -185,7 +185,7 @@ pub(super) struct Node {
     /// True if it confirmed that chain and has not been unavailable since.
     is_verified: AtomicBool,
     /// True while its head subscription is up.
-    pub(super) is_subscribed: AtomicBool,
+    pub(in crate::relay) is_subscribed: AtomicBool,
 }
 
 impl fmt::Debug for Node {
@@ -204,13 +204,13 @@ struct Reply<'a> {
 }
 
 #[derive(Deserialize)]
-pub(super) struct ReplyError {
+pub(in crate::relay) struct ReplyError {
     #[serde(default)]
-    pub(super) code: i64,
+    pub(in crate::relay) code: i64,
     #[serde(default)]
-    pub(super) message: String,
+    pub(in crate::relay) message: String,
     #[serde(default)]
-    pub(super) data: Option<Value>,
+    pub(in crate::relay) data: Option<Value>,
 }
 
 /// A call in flight. If it is dropped, because another node was faster or no caller waits any more, that does not count
@@ -232,7 +232,7 @@ impl Drop for UnderWay<'_> {
 }
 
 impl Node {
-    pub(super) fn new(endpoint: RpcEndpoint, timeout: Duration, pause_rule: PauseRule) -> Self {
+    pub(in crate::relay) fn new(endpoint: RpcEndpoint, timeout: Duration, pause_rule: PauseRule) -> Self {
         Self {
             limiter: endpoint.limit().map(Limiter::new),
             transport: endpoint.transport(timeout),
@@ -250,34 +250,34 @@ impl Node {
         }
     }
 
-    pub(super) fn health(&self) -> MutexGuard<'_, Health> {
+    pub(in crate::relay) fn health(&self) -> MutexGuard<'_, Health> {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Highest accepted gas limit × fee cap, learned from its refusals.
-    pub(super) fn fee_cap(&self) -> MutexGuard<'_, LearnedCap> {
+    pub(in crate::relay) fn fee_cap(&self) -> MutexGuard<'_, LearnedCap> {
         self.fee_cap.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From now on its chain id is verified before any other call, and another chain is refused.
-    pub(super) fn expect_chain(&self, chain_id: u64) {
+    pub(in crate::relay) fn expect_chain(&self, chain_id: u64) {
         self.chain_id.store(chain_id, Ordering::Relaxed);
     }
 
     /// Required chain id; 0 while unknown.
-    pub(super) fn expected_chain(&self) -> u64 {
+    pub(in crate::relay) fn expected_chain(&self) -> u64 {
         self.chain_id.load(Ordering::Relaxed)
     }
 
     /// Rank among the nodes, lowest asked first. `place` is its head's position relative to the others'.
-    pub(super) fn rank(&self, now: Instant, place: Place) -> impl Ord + use<> {
+    pub(in crate::relay) fn rank(&self, now: Instant, place: Place) -> impl Ord + use<> {
         let health = self.health();
         let is_bad = health.failures_in_a_row >= UNHEALTHY_AFTER;
         (health.pause.left(now), is_bad, place != Place::With, health.latency)
     }
 
     /// Its newest block, as it reported it; `None` before that.
-    pub(super) fn own_head(&self, now: Instant) -> Option<OwnHead> {
+    pub(in crate::relay) fn own_head(&self, now: Instant) -> Option<OwnHead> {
         self.health().head.map(|head| OwnHead {
             number: head.number,
             timestamp_s: head.timestamp_s,
@@ -286,13 +286,13 @@ impl Node {
     }
 
     /// Records its head's position relative to the others'. Returns the previous one if it changed.
-    pub(super) fn put(&self, place: Place) -> Option<Place> {
+    pub(in crate::relay) fn put(&self, place: Place) -> Option<Place> {
         let was = std::mem::replace(&mut self.health().place, place);
         (was != place).then_some(was)
     }
 
     /// Records its newest block.
-    pub(super) fn note_head(&self, number: u64, timestamp_s: Option<u64>) {
+    pub(in crate::relay) fn note_head(&self, number: u64, timestamp_s: Option<u64>) {
         let now = Instant::now();
         let mut health = self.health();
         health.head = Some(match health.head {
@@ -305,7 +305,7 @@ impl Node {
     }
 
     /// True unless it is known to lack `method`.
-    pub(super) fn may_have(&self, method: &str) -> bool {
+    pub(in crate::relay) fn may_have(&self, method: &str) -> bool {
         let until = self.health().lacks.get(method).and_then(|lack| lack.until);
         until.is_none_or(|until| until <= Instant::now())
     }
@@ -313,7 +313,7 @@ impl Node {
     /// Records whether an answer to `method` was usable. A missing method is not tried again for a while, nor one with
     /// useless answers, such as one that crashes or is not in the provider's plan. This does not count as a failure of
     /// the node.
-    pub(super) fn note_use(&self, method: &'static str, is_of_use: bool) {
+    pub(in crate::relay) fn note_use(&self, method: &'static str, is_of_use: bool) {
         let mut health = self.health();
         if is_of_use {
             health.lacks.remove(method);
@@ -327,19 +327,19 @@ impl Node {
     }
 
     /// True if it is healthy and not backed off.
-    pub(super) fn is_usable(&self, now: Instant) -> bool {
+    pub(in crate::relay) fn is_usable(&self, now: Instant) -> bool {
         let health = self.health();
         health.failures_in_a_row < UNHEALTHY_AFTER && health.pause.left(now).is_none()
     }
 
     /// True if so many consecutive calls failed that it is ranked last.
-    pub(super) fn is_failing(&self) -> bool {
+    pub(in crate::relay) fn is_failing(&self) -> bool {
         self.health().failures_in_a_row >= UNHEALTHY_AFTER
     }
 
     /// Records that its answer to `method` was given up after taking longer than usual: the next wait is longer, so
     /// that a node that became slower is heard again, and a hanging one fails by timeout in the end.
-    pub(super) fn given_up(&self, method: &'static str, waited: Duration) -> RpcError {
+    pub(in crate::relay) fn given_up(&self, method: &'static str, waited: Duration) -> RpcError {
         self.health()
             .by_method
             .entry(method)
@@ -350,11 +350,11 @@ impl Node {
     }
 
     /// Answer time record of `method`; `None` if it was never measured.
-    pub(super) fn latency_of(&self, method: &'static str) -> Option<Latency> {
+    pub(in crate::relay) fn latency_of(&self, method: &'static str) -> Option<Latency> {
         self.health().by_method.get(method).copied()
     }
 
-    pub(super) fn status(&self) -> EndpointStatus {
+    pub(in crate::relay) fn status(&self) -> EndpointStatus {
         let health = self.health();
         EndpointStatus {
             name: self.endpoint.name().to_owned(),
@@ -383,7 +383,7 @@ impl Node {
 
     /// One call with its own deadline. Failures count towards the node's health unless the node answered. A node that
     /// is backed off is not asked.
-    pub(super) async fn call<T: DeserializeOwned>(
+    pub(in crate::relay) async fn call<T: DeserializeOwned>(
         &self,
         method: &'static str,
         params: &Value,
@@ -398,7 +398,7 @@ impl Node {
 
     /// As [`Self::call`], but nothing is sent at or after `until`, since the wait for a turn may be long. A transaction
     /// also goes to a node that is backed off.
-    pub(super) async fn call_before<T: DeserializeOwned>(
+    pub(in crate::relay) async fn call_before<T: DeserializeOwned>(
         &self,
         method: &'static str,
         params: &Value,
@@ -424,13 +424,13 @@ impl Node {
     }
 
     /// Takes a turn if one is free now.
-    pub(super) fn try_turn(&self) -> bool {
+    pub(in crate::relay) fn try_turn(&self) -> bool {
         let is_free = |limiter: &Limiter| limiter.senders.load(Ordering::Relaxed) == 0 && limiter.try_turn().is_ok();
         self.limiter.as_ref().is_none_or(is_free)
     }
 
     /// One call with its turn already taken.
-    pub(super) async fn ask<T: DeserializeOwned>(
+    pub(in crate::relay) async fn ask<T: DeserializeOwned>(
         &self,
         method: &'static str,
         params: &Value,

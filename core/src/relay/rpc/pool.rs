@@ -35,9 +35,8 @@ use crate::{
     lane::SendOutcome,
     ledger::{AttemptRecord, Durable},
     protection::Protection,
-    relay::{clock, status::EndpointStatus},
-    sender::SendReport,
-    sender::tuning::RpcTuning,
+    relay::{clock, handle::status::EndpointStatus},
+    sender::{SendReport, tuning::RpcTuning},
     time::Timestamp,
 };
 
@@ -47,7 +46,7 @@ const USUAL_BLOCK: Duration = Duration::from_secs(12);
 /// All endpoints of one chain.
 #[derive(Debug, Clone)]
 pub struct RpcPool {
-    pub(super) nodes: Arc<Vec<Node>>,
+    pub(in crate::relay) nodes: Arc<Vec<Node>>,
     timeout: Duration,
     hedge: HedgeRule,
     budget: Arc<Mutex<HedgeBudget>>,
@@ -90,7 +89,12 @@ impl RpcPool {
         Self { head_rule: HeadRule::new(block), ..pool }
     }
 
-    pub(super) fn by_rules(endpoints: Vec<RpcEndpoint>, timeout: Duration, hedge: HedgeRule, pause: PauseRule) -> Self {
+    pub(in crate::relay) fn by_rules(
+        endpoints: Vec<RpcEndpoint>,
+        timeout: Duration,
+        hedge: HedgeRule,
+        pause: PauseRule,
+    ) -> Self {
         let nodes = endpoints.into_iter().map(|endpoint| Node::new(endpoint, timeout, pause)).collect();
         let budget = Arc::new(Mutex::new(HedgeBudget::new(hedge.budget_percent)));
         Self {
@@ -140,7 +144,7 @@ impl RpcPool {
 
     /// Endpoints to ask for `method`, the healthiest and fastest first; after those the ones whose head is far from the
     /// others', then failing ones, then those backed off, and last those known to lack the method.
-    pub(super) fn ranked(&self, method: &str) -> VecDeque<&Node> {
+    pub(in crate::relay) fn ranked(&self, method: &str) -> VecDeque<&Node> {
         self.ranked_places(method).into_iter().map(|place| &self.nodes[place]).collect()
     }
 

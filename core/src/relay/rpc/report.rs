@@ -14,7 +14,7 @@ use crate::{
 const CAP_LASTS: Duration = Duration::from_secs(3_600);
 
 /// Learns the limits named in a refusal of these fees. One accepting node is enough, so the lowest demand counts.
-pub(super) fn learn(report: &mut SendReport, error: &RpcError, fees: Fees) {
+pub(in crate::relay) fn learn(report: &mut SendReport, error: &RpcError, fees: Fees) {
     let named = hint(error.class, &error.message, error.data.as_deref());
     match (error.class, named) {
         (RpcErrorClass::Underpriced, named) => {
@@ -35,15 +35,15 @@ pub(super) fn learn(report: &mut SendReport, error: &RpcError, fees: Fees) {
 
 /// Highest gas limit × fee cap accepted by one node, learned from its refusals.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct LearnedCap(Option<(u128, Instant)>);
+pub(in crate::relay) struct LearnedCap(Option<(u128, Instant)>);
 
 impl LearnedCap {
-    pub(super) fn get(self, now: Instant) -> Option<u128> {
+    pub(in crate::relay) fn get(self, now: Instant) -> Option<u128> {
         self.0.filter(|(_, at)| now.duration_since(*at) < CAP_LASTS).map(|(cap, _)| cap)
     }
 
     /// Records that it refused `worst_wei` because of its cap.
-    pub(super) fn refused(&mut self, error: &RpcError, worst_wei: u128, now: Instant) {
+    pub(in crate::relay) fn refused(&mut self, error: &RpcError, worst_wei: u128, now: Instant) {
         if error.class == RpcErrorClass::InvalidFees
             && let Some(named) = refused_fee_cap(&error.message)
         {
@@ -54,7 +54,7 @@ impl LearnedCap {
     }
 
     /// Records that it accepted `worst_wei`.
-    pub(super) fn taken(&mut self, worst_wei: u128) {
+    pub(in crate::relay) fn taken(&mut self, worst_wei: u128) {
         if self.0.is_some_and(|(cap, _)| cap < worst_wei) {
             self.0 = None;
         }
@@ -63,7 +63,7 @@ impl LearnedCap {
 
 /// The fee cap of a chain: the highest of its healthy nodes' caps, `learned`. `None` if one node has none. A single one
 /// of several nodes can't lower it below `configured`.
-pub(super) fn chain_cap(learned: &[Option<u128>], nodes: usize, configured: Option<u128>) -> Option<u128> {
+pub(in crate::relay) fn chain_cap(learned: &[Option<u128>], nodes: usize, configured: Option<u128>) -> Option<u128> {
     let caps = learned.iter().map(|cap| cap.or(configured)).collect::<Option<Vec<u128>>>()?;
     let highest = caps.into_iter().max().or(configured)?;
     let Some(configured) = configured else { return Some(highest) };

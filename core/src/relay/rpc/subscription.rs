@@ -28,7 +28,7 @@ use tokio_tungstenite::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    endpoint::failure,
+    endpoint::{RpcEndpoint, failure},
     feed::HeadFeed,
     node::{Node, ReplyError},
 };
@@ -93,7 +93,7 @@ pub enum SubscriptionError {
 }
 
 /// A connection with an active head subscription.
-pub(super) struct Subscribed {
+pub(in crate::relay) struct Subscribed {
     socket: WebSocketStream<Upgraded>,
     id: String,
 }
@@ -152,7 +152,7 @@ fn client(timeout: Duration) -> reqwest::Client {
 }
 
 /// Connects to the WebSocket at `url`, checks its chain and subscribes, all within `timeout`.
-pub(super) async fn subscribe(
+pub(in crate::relay) async fn subscribe(
     url: &SecretString,
     chain_id: u64,
     timeout: Duration,
@@ -252,19 +252,19 @@ async fn ask<T: serde::de::DeserializeOwned>(
 }
 
 /// Wait before the next try after `failures` consecutive failures, counted from 1.
-pub(super) fn wait_after(failures: u32) -> Duration {
+pub(in crate::relay) fn wait_after(failures: u32) -> Duration {
     FIRST_WAIT.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LONGEST_WAIT)
 }
 
 /// Keeps one endpoint's subscription up.
 pub(in crate::relay) struct HeadSubscription {
-    pub(super) nodes: Arc<Vec<Node>>,
-    pub(super) place: usize,
-    pub(super) feed: Arc<watch::Sender<HeadFeed>>,
-    pub(super) chain_id: u64,
-    pub(super) timeout: Duration,
+    pub(in crate::relay) nodes: Arc<Vec<Node>>,
+    pub(in crate::relay) place: usize,
+    pub(in crate::relay) feed: Arc<watch::Sender<HeadFeed>>,
+    pub(in crate::relay) chain_id: u64,
+    pub(in crate::relay) timeout: Duration,
     /// Time without a head after which it is closed and renewed.
-    pub(super) longest_silence: Duration,
+    pub(in crate::relay) longest_silence: Duration,
 }
 
 impl HeadSubscription {
@@ -341,5 +341,16 @@ impl HeadSubscription {
                 .increment(1);
             self.feed.send_if_modified(|feed| feed.tell(self.place, number, hash, heard));
         }
+    }
+}
+
+impl RpcEndpoint {
+    /// Tests its WebSocket: subscribes to heads on `chain_id`, then disconnects. `None` if it has no WebSocket.
+    ///
+    /// # Errors
+    /// The failure. Never shows the URL.
+    pub async fn try_heads(&self, chain_id: u64, timeout: Duration) -> Option<Result<(), SubscriptionError>> {
+        let url = self.heads_url()?;
+        Some(subscribe(url, chain_id, timeout).await.map(drop))
     }
 }

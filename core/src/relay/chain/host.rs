@@ -1,0 +1,140 @@
+//! The sender's surroundings in a relay: forecast and gate behind one view of fees, and the tenants' books.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use alloy_primitives::U256;
+
+use crate::{
+    forecast::Forecast,
+    market::FeePoint,
+    policy::Claim,
+    relay::{
+        admission::tenants::Tenants,
+        market::forecast::{ForecastView, Foresight, Outlook},
+    },
+    request::RequestId,
+    schedule::PercentileOutlook,
+    sender::{Books, FeeView, Foreseen, Host, Pending, Price, tuning::TimingMode},
+    time::Timestamp,
+};
+
+/// A relay.
+#[derive(Debug)]
+pub(in crate::relay) struct RelayHost;
+
+impl Host for RelayHost {
+    type Fees = ChainFees;
+    type Books = Arc<Tenants>;
+}
+
+/// One chain's view of fees, by `chain.timing`.
+#[derive(Debug)]
+pub(in crate::relay) struct ChainFees {
+    mode: TimingMode,
+    gate: PercentileOutlook,
+    /// `None` where requests go at once.
+    pub(in crate::relay) foresight: Option<Foresight>,
+    outlook: Outlook,
+    view: Option<Arc<ForecastView>>,
+}
+
+impl ChainFees {
+    pub(in crate::relay) const fn new(mode: TimingMode, gate: PercentileOutlook, foresight: Option<Foresight>) -> Self {
+        Self { mode, gate, foresight, outlook: Outlook::NOW, view: None }
+    }
+
+    /// The newest forecast for the outside.
+    pub(in crate::relay) fn view(&self) -> Option<Arc<ForecastView>> {
+        self.view.clone()
+    }
+
+    /// Renews [`Self::view`] after a change of the models.
+    pub(in crate::relay) fn refresh_view(&mut self) {
+        self.view = self.foresight.as_ref().and_then(Foresight::view).map(Arc::new);
+    }
+}
+
+impl FeeView for ChainFees {
+    type Outlook = Outlook;
+
+    fn observe(&mut self, head: u64, points: &[FeePoint], price: Price) {
+        let tip = price.quote.max_priority_fee_per_gas;
+        for point in points {
+            self.gate.record(point.base_fee.saturating_add(tip));
+        }
+        self.gate.set_price(price.next_base_fee.saturating_add(tip));
+        if let Some(foresight) = &mut self.foresight {
+            foresight.observe(head, points);
+            self.refresh_view();
+        }
+        self.outlook = match (self.mode, &self.foresight) {
+            (TimingMode::Forecast, Some(foresight)) => foresight.outlook(),
+            (TimingMode::Forecast | TimingMode::Percentile, _) => Outlook::of(&self.gate),
+            (TimingMode::Immediate, _) => Outlook::NOW,
+        };
+    }
+
+    fn outlook(&self) -> &Outlook {
+        &self.outlook
+    }
+
+    fn forecast(&self) -> Option<&Forecast> {
+        self.view.as_ref().map(|view| &view.forecast)
+    }
+
+    fn foreseen(&self, slack: Duration) -> Option<Foreseen> {
+        let view = self.view.as_ref()?;
+        let threshold = view.wait(slack)?.reservation;
+        Some(Foreseen { model: view.forecast.model.0, inputs: view.inputs, threshold })
+    }
+}
+
+impl Books for Arc<Tenants> {
+    fn changes(&self) -> u64 {
+        Tenants::changes(self)
+    }
+
+    fn each_weight(&self, each: &mut dyn FnMut(&Arc<str>, u32)) {
+        self.iter().for_each(|tenant| each(&tenant.name, tenant.policy.weight));
+    }
+
+    fn weights(&self) -> u64 {
+        Tenants::weights(self)
+    }
+
+    fn weight(&self, tenant: &str) -> u32 {
+        self.get(tenant).map_or(1, |tenant| tenant.policy.weight)
+    }
+
+    fn gap_timeout(&self, tenant: &str) -> Duration {
+        Tenants::gap_timeout(self, tenant)
+    }
+
+    fn debtors(&self, chain_id: u64, now: Timestamp) -> BTreeSet<Arc<str>> {
+        Tenants::debtors(self, chain_id, now)
+    }
+
+    fn free(&self, tenant: &str, chain_id: u64, now: Timestamp) -> U256 {
+        Tenants::free(self, tenant, chain_id, now)
+    }
+
+    fn pend(&self, tenant: &str, chain_id: u64, wei: U256, now: Timestamp) -> Option<Pending> {
+        Tenants::pend(self, tenant, chain_id, wei, now)
+    }
+
+    fn unpend(&self, pending: &Pending) {
+        Tenants::unpend(self, pending);
+    }
+
+    fn spend(&self, tenant: &str, chain_id: u64, wei: U256, now: Timestamp) {
+        Tenants::spend(self, tenant, chain_id, wei, now);
+    }
+
+    fn included(&self, requests: Vec<(Arc<str>, RequestId)>) {
+        Tenants::included(self, requests);
+    }
+
+    fn reopened(&self, claims: Vec<Claim>) {
+        Tenants::reopened(self, claims);
+    }
+}

@@ -1,0 +1,4 @@
+//! How does a configuration become a running relay?
+
+pub(in crate::relay) mod assemble;
+pub(in crate::relay) mod restore;
