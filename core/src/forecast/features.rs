@@ -248,3 +248,20 @@ pub(super) fn in_units(row: &FeatureRow, unit: f64) -> FeatureRow {
     }
     out
 }
+
+/// One observed step.
+#[derive(Debug, Clone)]
+pub(super) struct Step {
+    pub(super) number: u64,
+    /// Place on the chain in steps, gaps counted.
+    pub(super) place: u64,
+    /// The point as received.
+    pub(super) point: FeePoint,
+    /// Log of the base fee.
+    pub(super) fee: f64,
+    /// Log price of the next transaction; `is_next` is true if it is the next block's fee.
+    pub(super) price: f64,
+    pub(super) is_next: bool,
+    pub(super) row: FeatureRow,
+    pub(super) state: FeatureState,
+}

@@ -10,10 +10,10 @@ use super::{
     combine::Mixture,
     drift::PageHinkley,
     features::{
-        AT_CLOCK, AT_FULL, AT_LEVEL, AT_PAUSE, AT_USE, FeatureRow, FeatureState, LOOK_BACK, TAUS, in_unit, in_units,
-        log_fee, usual_step,
+        AT_CLOCK, AT_FULL, AT_LEVEL, AT_PAUSE, AT_USE, FeatureRow, FeatureState, LOOK_BACK, Step, TAUS, in_unit,
+        in_units, log_fee, usual_step,
     },
-    interval::{Intervals, LEVELS, Made},
+    interval::{Intervals, Made},
     linear::OnlineRidge,
     model::Regressor,
     protocol::Recogniser,
@@ -77,23 +77,6 @@ pub const EXPERT_NAMES: [&str; EXPERTS] = [
 
 /// Forgetting factor of the share of unchanged fees: about fifty outcomes.
 const STILL_KEEP: f64 = 0.98;
-
-/// One observed step.
-#[derive(Debug, Clone)]
-pub(super) struct Step {
-    pub(super) number: u64,
-    /// Place on the chain in steps, gaps counted.
-    pub(super) place: u64,
-    /// The point as received.
-    point: FeePoint,
-    /// Log of the base fee.
-    pub(super) fee: f64,
-    /// Log price of the next transaction; `is_next` is true if it is the next block's fee.
-    pub(super) price: f64,
-    pub(super) is_next: bool,
-    pub(super) row: FeatureRow,
-    state: FeatureState,
-}
 
 /// Pull of one price towards one level: a regression with one coefficient.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -509,10 +492,6 @@ impl Forecaster {
     /// The active fitted models; `None` before the first refit.
     pub const fn fitted(&self) -> Option<&Fitted> {
         self.fitted.as_ref()
-    }
-
-    pub(super) fn levels() -> &'static [f64] {
-        &LEVELS
     }
 
     /// Attribution of the forecast at a configured horizon; `None` for another horizon, before the first observation,

@@ -18,6 +18,7 @@ mod forecaster;
 mod interval;
 mod linear;
 mod model;
+mod output;
 mod prior;
 mod protocol;
 mod refit;
@@ -26,16 +27,14 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Forecast, ForecastConfig, ForecastError, HorizonForecast, MAX_HORIZONS, MAX_STEPS, ModelId, Tuning};
+pub use config::{ForecastConfig, ForecastError, MAX_HORIZONS, MAX_STEPS, Tuning};
 pub use explain::Explanation;
 pub use features::{FEATURE_NAMES, FEATURES, FeatureRow};
 pub use forecaster::{EXPERT_NAMES, Forecaster};
-pub use model::{BoostParams, Boosted, FitError, Regressor, Ridge, RidgeParams};
+pub use model::{BoostParams, Boosted, FitError, ModelId, Regressor, Ridge, RidgeParams};
+pub use output::{Forecast, HorizonForecast};
 pub use prior::{Prior, PriorError, PriorHorizon};
 pub use protocol::ProtocolRule;
 pub use refit::{Fitted, HorizonModels, Refit, RefitJob, Scores, train_prior};
 pub use registry::{MAX_VERSIONS, ModelRegistry, ModelVersion, RegistryError};
 pub use state::{ForecasterState, StateError};
-
-/// Version of the arithmetic: part of every content hash, raised when the same data would give other forecasts.
-const ALGORITHM: u32 = 2;

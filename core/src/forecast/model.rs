@@ -1,5 +1,8 @@
 //! Batch-fitted models: ridge and boosted trees of smartcore behind one trait.
 
+use std::fmt;
+
+use alloy_primitives::{B256, keccak256};
 use serde::{Deserialize, Serialize};
 use smartcore::{
     linalg::basic::{arrays::Array as _, matrix::DenseMatrix},
@@ -8,6 +11,26 @@ use smartcore::{
 };
 
 use super::features::{FEATURES, FeatureRow};
+
+/// Version of the arithmetic: part of every content hash, raised when the same data would give other forecasts.
+pub(super) const ALGORITHM: u32 = 2;
+
+/// Content hash of a model: Keccak-256 of its canonical JSON (keys sorted, floats in their shortest exact form).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ModelId(pub B256);
+
+impl ModelId {
+    pub(super) fn of(value: &serde_json::Value) -> Self {
+        Self(keccak256(value.to_string()))
+    }
+}
+
+impl fmt::Display for ModelId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// Failure of a fit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -5,12 +5,11 @@ use serde::{Deserialize, Serialize};
 use super::{
     Boosted, FitError, ForecastConfig, ModelId, Prior, PriorHorizon, Ridge, RidgeParams,
     features::{
-        AT_CLOCK, AT_EXTREME, AT_FULL, AT_LEVEL, AT_MEDIAN, AT_QUARTILE, AT_USE, FEATURES, FeatureRow, in_unit,
+        AT_CLOCK, AT_EXTREME, AT_FULL, AT_LEVEL, AT_MEDIAN, AT_QUARTILE, AT_USE, FEATURES, FeatureRow, Step, in_unit,
         in_units, usual_step,
     },
-    forecaster::Step,
     linear::OnlineRidge,
-    model::{BoostParams, Regressor},
+    model::{ALGORITHM, BoostParams, Regressor},
 };
 
 /// Fitted models of one horizon.
@@ -59,7 +58,7 @@ impl Fitted {
 
     pub(super) fn content_id(&self) -> ModelId {
         ModelId::of(&serde_json::json!({
-            "algorithm": super::ALGORITHM, "range": self.range, "horizons": self.horizons,
+            "algorithm": ALGORITHM, "range": self.range, "horizons": self.horizons,
         }))
     }
 
