@@ -109,6 +109,20 @@ impl BaseFeeParams {
     }
 }
 
+impl OpBaseFeeParams {
+    /// Base fee recursion with these parameters. From Jovian (a minimum base fee is present) the DA footprint counts as
+    /// gas.
+    #[must_use]
+    pub fn base_fee_params(&self) -> BaseFeeParams {
+        BaseFeeParams {
+            denominator: u64::from(self.denominator),
+            target: GasTarget::Elasticity(u64::from(self.elasticity)),
+            min_base_fee: u128::from(self.min_base_fee.unwrap_or(0)),
+            metering: if self.min_base_fee.is_some() { Metering::GasOrDaFootprint } else { Metering::Gas },
+        }
+    }
+}
+
 /// Errors of computing a fee from a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

@@ -1,7 +1,5 @@
 //! OP Stack EIP-1559 parameters in a header's extra data (Holocene, Jovian).
 
-use super::base_fee::{BaseFeeParams, GasTarget, Metering};
-
 /// Version byte and length of the Holocene layout: version, denominator `u32`, elasticity `u32`.
 const HOLOCENE: (u8, usize) = (0, 9);
 /// Version byte and length of the Jovian layout: Holocene's, then the minimum base fee `u64`.
@@ -91,18 +89,6 @@ impl OpBaseFeeParams {
             _ => None,
         };
         Ok(Self { denominator, elasticity, min_base_fee })
-    }
-
-    /// Base fee recursion with these parameters. From Jovian (a minimum base fee is present) the DA footprint counts as
-    /// gas.
-    #[must_use]
-    pub fn base_fee_params(&self) -> BaseFeeParams {
-        BaseFeeParams {
-            denominator: u64::from(self.denominator),
-            target: GasTarget::Elasticity(u64::from(self.elasticity)),
-            min_base_fee: u128::from(self.min_base_fee.unwrap_or(0)),
-            metering: if self.min_base_fee.is_some() { Metering::GasOrDaFootprint } else { Metering::Gas },
-        }
     }
 }
 

@@ -8,6 +8,7 @@ mod cost;
 mod ecotone;
 mod fjord;
 mod model;
+mod op_data_fee;
 mod op_params;
 mod operator_fee;
 mod scroll;

@@ -3,7 +3,7 @@
 use alloy_primitives::U256;
 use serde::{Deserialize, Serialize};
 
-use super::{TxSize, bedrock, ecotone, fjord};
+use super::NONZERO_BYTE_GAS;
 
 /// OP Stack forks that changed a transaction's cost beyond gas. Canyon and Delta price like Regolith, Granite and
 /// Holocene like Fjord.
@@ -172,32 +172,9 @@ impl OpL1Params {
         Ok((fork, params))
     }
 
-    /// L1 data fee of a transaction, wei, rounded down as the chain does; 0 for deposits. Saturates.
-    ///
-    /// The chain charges by the parameters of the block that includes the transaction, and no signed field caps the
-    /// fee: reserve with a margin.
-    ///
-    /// Source: op-geth `core/types/rollup_cost.go`. Vectors: `tests/vectors/fees.json`.
-    #[must_use]
-    pub fn l1_data_fee(&self, fork: OpFork, size: &TxSize) -> U256 {
-        if size.is_exempt {
-            return U256::ZERO;
-        }
-        match fork {
-            OpFork::Bedrock | OpFork::Regolith => bedrock::data_fee(self, fork, size),
-            // The fork's first block still has the old parameters.
-            OpFork::Ecotone if self.base_fee_scalar == 0 && self.blob_base_fee_scalar == 0 => {
-                bedrock::data_fee(self, fork, size)
-            }
-            OpFork::Ecotone => ecotone::data_fee(self, size),
-            OpFork::Fjord | OpFork::Isthmus | OpFork::Jovian => fjord::data_fee(self, size),
-        }
-    }
-
     /// `16 × l1_base_fee × base_fee_scalar + blob_base_fee × blob_base_fee_scalar`: wei per compressed byte, six decimals.
     pub(super) fn price_per_byte_e6(&self) -> U256 {
-        let calldata =
-            self.l1_base_fee.saturating_mul(U256::from(super::NONZERO_BYTE_GAS * u64::from(self.base_fee_scalar)));
+        let calldata = self.l1_base_fee.saturating_mul(U256::from(NONZERO_BYTE_GAS * u64::from(self.base_fee_scalar)));
         let blob = self.blob_base_fee.saturating_mul(U256::from(self.blob_base_fee_scalar));
         calldata.saturating_add(blob)
     }
