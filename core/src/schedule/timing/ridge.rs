@@ -14,7 +14,7 @@ pub(super) struct Scaling {
 impl Scaling {
     /// From weighted rows.
     pub(super) fn of(rows: &[Row]) -> Self {
-        let total = super::count(rows.len().max(1));
+        let total = count(rows.len().max(1));
         let mut mean = vec![0.0; FEATURES];
         for row in rows {
             for (sum, value) in mean.iter_mut().zip(row) {
@@ -57,6 +57,11 @@ impl Scaling {
             *value = six_digits(*value);
         }
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+pub(super) fn count(n: usize) -> f64 {
+    n as f64
 }
 
 /// Rounds to about six significant digits, the precision of stored models.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Stopping, Timing, TimingError};
+use super::{Stopping, Timing, TimingError, machine::ClassState};
 
 /// Version of the format and of the meaning of its fields.
 const FORMAT: u32 = 1;
@@ -45,7 +45,7 @@ impl Timing {
 
     /// Learned state so far.
     pub fn export_state(&self) -> TimingState {
-        let outcomes = |class: &super::ClassState| ClassOutcomes {
+        let outcomes = |class: &ClassState| ClassOutcomes {
             slack: class.experts.slack,
             gains: class.experts.gains.clone(),
             available: class.experts.available,

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     boost::{Binned, Boosting, Forest},
-    features::{Row, UNIT},
-    ridge::{self, Coefficients, Normal, Scaling, six_digits},
+    features::{FEATURES, Row, UNIT},
+    ridge::{self, Coefficients, Normal, Scaling, count, six_digits},
 };
 
 /// Slacks at which waiting is valued, in units; between them the value is interpolated in the logarithm.
@@ -62,9 +62,7 @@ impl Stopping {
         self.scaling.is_valid()
             && (1..=RUNGS.len()).contains(&self.rungs.len())
             && self.rungs.iter().all(|rung| {
-                rung.b.len() == super::FEATURES + 1
-                    && rung.b.iter().all(|value| value.is_finite())
-                    && rung.trees.is_valid()
+                rung.b.len() == FEATURES + 1 && rung.b.iter().all(|value| value.is_finite()) && rung.trees.is_valid()
             })
     }
 
@@ -213,9 +211,4 @@ pub(super) fn fit(episodes: &[Episode], start: Option<&Stopping>, plan: FitPlan)
         }
     }
     Some(Stopping { scaling, rungs })
-}
-
-#[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-pub(super) fn count(n: usize) -> f64 {
-    n as f64
 }
