@@ -10,13 +10,16 @@ use std::{
 use alloy_primitives::{Address, U256};
 
 use super::{
-    ComposeLimits, Head, LATE_SHARE, MAX_PASSED, Queue, QueuedRequest, Rank, Ready, Short, TenantLine, group_key,
+    entry::QueuedRequest,
+    limits::{ComposeLimits, Short},
+    line::{Head, Rank, Ready, TenantLine, group_key},
+    state::Queue,
 };
 use crate::{
     protection::Protection,
     request::{
         LaneId, RequestId,
-        vehicle::{BATCH_MARGIN_GAS, Company, VehicleKey},
+        vehicle::{Company, VehicleKey},
     },
     schedule::{FeeOutlook, company::Habit, targets::TargetRecords},
     table::Table,
@@ -219,6 +222,10 @@ impl<'a> Picker<'a> {
 fn signer_of(entry: &QueuedRequest) -> Option<Address> {
     entry.request.sequence().map(|(_, signer, _)| signer)
 }
+/// One in this many of a tenant's places goes to its oldest late request, if there is one.
+const LATE_SHARE: u32 = 8;
+/// Most entries that can't join a transaction and are passed over.
+const MAX_PASSED: usize = 1_024;
 /// Number of requests that did not fit, after which the transaction is closed.
 const MAX_MISFITS: u32 = 64;
 
@@ -251,15 +258,6 @@ pub(super) struct Room {
 
 /// Number of requests that can't join a transaction's company, after which no more are examined.
 const MAX_MISSES: usize = 256;
-
-impl ComposeLimits {
-    /// These limits for transactions of kind `key`.
-    pub(super) fn of_vehicle(&self, key: VehicleKey) -> Self {
-        // Without the margin for shared ones: the balance need not cover gas that is never offered.
-        let spare = if matches!(key, VehicleKey::Single(_)) { BATCH_MARGIN_GAS } else { 0 };
-        Self { base_gas: self.base_gas.saturating_sub(spare), ..*self }
-    }
-}
 
 impl Room {
     fn new(limits: &ComposeLimits, now: Timestamp) -> Self {
@@ -393,7 +391,7 @@ impl Room {
     }
 
     /// True if no more requests are tried.
-    pub(super) const fn is_closed(&self) -> bool {
+    const fn is_closed(&self) -> bool {
         self.is_full || self.misfits >= MAX_MISFITS
     }
 }

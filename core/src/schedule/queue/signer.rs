@@ -1,15 +1,8 @@
 //! Queue state of one signer.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::Bound,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
-use alloy_primitives::Address;
-
-use super::Queue;
 use crate::{
-    protection::Protection,
     request::{LaneId, RequestId},
     table::Table,
     time::Timestamp,
@@ -32,7 +25,7 @@ pub(super) struct SignerState {
     /// First nonce from there on without a waiting request: requests behind it can't execute yet.
     run_end: u64,
     /// Nonces in flight that are in a block: successors need not follow them on their lane.
-    in_block: Table<u64, ()>,
+    pub(super) in_block: Table<u64, ()>,
     /// The lane of the newest requests in flight: successors must follow them there.
     pub(super) lane: Option<LaneId>,
 }
@@ -167,94 +160,5 @@ impl SignerState {
             missing = missing.checked_add(1)?;
         }
         Some(missing)
-    }
-}
-
-impl Queue {
-    /// Records whether a request in flight is in a block: while all of a signer's are, the next one may take any lane.
-    /// For requests whose nonce a simulation can assume.
-    pub fn note_in_block(&mut self, id: RequestId, is_in_block: bool) {
-        let Some((forwarder, signer, nonce)) = self.entries.get(&id).and_then(|entry| entry.request.sequence()) else {
-            return;
-        };
-        let Some(state) = self.signers.get_mut(&(forwarder, signer)) else { return };
-        if state.in_flight.get(&nonce) != Some(&id) {
-            return;
-        }
-        if is_in_block {
-            state.in_block.insert(nonce, ());
-        } else {
-            state.in_block.remove(&nonce);
-        }
-        self.refresh((forwarder, signer));
-    }
-
-    /// Records a signer's nonce at the forwarder. A lower value than before is ignored.
-    pub fn set_chain_nonce(&mut self, forwarder: Address, signer: Address, nonce: u64) {
-        let Some(state) = self.signers.get_mut(&(forwarder, signer)) else { return };
-        if state.chain_next().is_none_or(|known| known < nonce) {
-            state.set_chain(nonce);
-            self.refresh((forwarder, signer));
-        }
-    }
-
-    /// Lowers a signer's nonce at the forwarder to `nonce` after a reorg: requests waiting from there on may be sent
-    /// again. Never below the nonces consumed for good. Returns true if it was lowered.
-    pub fn lower_chain_nonce(&mut self, forwarder: Address, signer: Address, nonce: u64) -> bool {
-        let Some(state) = self.signers.get_mut(&(forwarder, signer)) else { return false };
-        let nonce = nonce.max(state.consumed);
-        if !Protection::LowerUserNonce.is_on() || state.chain_next().is_none_or(|known| known <= nonce) {
-            return false;
-        }
-        state.set_chain(nonce);
-        self.refresh((forwarder, signer));
-        true
-    }
-
-    /// True if an earlier nonce of the signer is in an unsettled transaction.
-    pub fn has_unsettled_before(&self, forwarder: Address, signer: Address, nonce: u64) -> bool {
-        self.signers.get(&(forwarder, signer)).is_some_and(|state| state.in_flight().range(..nonce).next().is_some())
-    }
-
-    /// Signers after `after` with requests behind a missing nonce, which may have been used outside the relayer.
-    pub fn gapped_signers(&self, after: Option<(Address, Address)>, limit: usize) -> Vec<(Address, Address)> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        self.gapped.range((from, Bound::Unbounded)).copied().take(limit).collect()
-    }
-
-    /// Signers with requests behind a missing nonce, with the first such nonce.
-    pub fn gaps(&self) -> Vec<((Address, Address), u64)> {
-        let missing = |signer: &(Address, Address)| Some((*signer, self.signers.get(signer)?.missing()?));
-        self.gapped.iter().filter_map(missing).collect()
-    }
-
-    /// Waiting requests of a signer from `nonce` on.
-    pub fn waiting_from(&self, forwarder: Address, signer: Address, nonce: u64) -> Vec<RequestId> {
-        let state = self.signers.get(&(forwarder, signer));
-        state.map_or_else(Vec::new, |state| state.waiting.range(nonce..).map(|(_, id)| *id).collect())
-    }
-
-    /// Waiting requests of a signer below its known forwarder nonce: they can't execute, unless a reorg lowers that
-    /// nonce.
-    pub fn stale(&self, forwarder: Address, signer: Address) -> Vec<RequestId> {
-        let next = self.signers.get(&(forwarder, signer)).and_then(|state| state.chain_next());
-        next.map_or_else(Vec::new, |next| self.waiting_below(forwarder, signer, next))
-    }
-
-    /// Waiting requests of a signer with a nonce below `nonce`.
-    pub fn waiting_below(&self, forwarder: Address, signer: Address, nonce: u64) -> Vec<RequestId> {
-        self.signers
-            .get(&(forwarder, signer))
-            .map_or_else(Vec::new, |state| state.waiting.range(..nonce).map(|(_, id)| *id).collect())
-    }
-
-    /// Waiting requests of the same signer with a higher nonce: they can't execute once this one is dropped.
-    pub fn successors(&self, id: RequestId) -> Vec<RequestId> {
-        let Some((forwarder, signer, nonce)) = self.entries.get(&id).and_then(|entry| entry.request.sequence()) else {
-            return Vec::new();
-        };
-        self.signers
-            .get(&(forwarder, signer))
-            .map_or_else(Vec::new, |state| state.waiting.range(nonce.saturating_add(1)..).map(|(_, id)| *id).collect())
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, ops::Bound, time::Duration};
 
 use alloy_primitives::Address;
 
-use super::{Queue, Signer};
+use super::line::Signer;
 use crate::{table::Table, time::Timestamp};
 
 /// First pause of a forwarder after a failed nonce lookup. Doubles each time.
@@ -14,7 +14,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Copy)]
-struct Pause {
+pub(super) struct Pause {
     until: Timestamp,
     length: Duration,
 }
@@ -25,12 +25,12 @@ pub(super) struct Unknown {
     /// Last signer of the previous lookup.
     after: Option<Signer>,
     /// Pauses by forwarder.
-    pauses: Table<Address, Pause>,
+    pub(super) pauses: Table<Address, Pause>,
 }
 
 impl Unknown {
     /// The next signers in turn, at most one full round.
-    fn next(&mut self, now: Timestamp, limit: usize) -> Vec<Signer> {
+    pub(super) fn next(&mut self, now: Timestamp, limit: usize) -> Vec<Signer> {
         let Self { signers, pauses, .. } = self;
         pauses.retain(|(forwarder, _)| {
             signers.range((*forwarder, Address::ZERO)..).next().is_some_and(|(next, _)| next == forwarder)
@@ -66,45 +66,13 @@ impl Unknown {
         }
     }
 
-    fn note(&mut self, now: Timestamp, forwarder: Address, has_answered: bool) {
+    pub(super) fn note(&mut self, now: Timestamp, forwarder: Address, has_answered: bool) {
         let pause = self.pauses.get_or_insert_with(forwarder, || Pause { until: now, length: Duration::ZERO });
         if has_answered {
             *pause = Pause { until: now.saturating_add(FIRST_PAUSE), length: FIRST_PAUSE };
         } else if pause.until <= now {
             pause.length = pause.length.saturating_mul(2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
             pause.until = now.saturating_add(pause.length);
-        }
-    }
-}
-
-impl Queue {
-    /// Signers whose forwarder nonce was never looked up.
-    pub fn unknown_signers(&self) -> impl Iterator<Item = Signer> + '_ {
-        self.unknown.signers.iter().copied()
-    }
-
-    /// Signers to look up now: in turn, so that no signer starves others, and none of a paused forwarder. Report the
-    /// outcome with [`Self::note_lookup`].
-    pub fn next_unknown(&mut self, now: Timestamp, limit: usize) -> Vec<Signer> {
-        self.unknown.next(now, limit)
-    }
-
-    /// Records a lookup of the nonces of `asked`, whose answers have been entered. A forwarder without any answer
-    /// pauses, longer each time; one with a partial answer pauses briefly.
-    pub fn note_lookup(&mut self, now: Timestamp, asked: &[Signer]) {
-        let mut forwarders: Table<Address, (bool, bool)> = Table::new();
-        for signer in asked {
-            let (known, unknown) = forwarders.get_or_insert_with(signer.0, Default::default);
-            let is_unknown = self.unknown.signers.contains(signer);
-            *unknown |= is_unknown;
-            *known |= !is_unknown;
-        }
-        for (forwarder, (known, unknown)) in forwarders {
-            if unknown {
-                self.unknown.note(now, forwarder, known);
-            } else {
-                self.unknown.pauses.remove(&forwarder);
-            }
         }
     }
 }
