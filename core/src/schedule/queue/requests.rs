@@ -70,7 +70,6 @@ impl Queue {
 
     fn enter(&mut self, id: RequestId, sequence: Option<(Address, Address, u64)>) {
         let Some(entry) = self.entries.get(&id) else { return };
-        self.waiting += 1;
         let (due, is_late) = (entry.due, entry.is_late);
         self.valid.insert((entry.request.valid_until(), id));
         if !is_late {
@@ -90,7 +89,6 @@ impl Queue {
 
     /// Updates the counts for a request that no longer waits.
     pub(super) fn leave(&mut self, tenant: &Arc<str>, due: Timestamp, is_late: bool) {
-        self.waiting -= 1;
         if !is_late && let Some(tenant) = self.tenants.get_mut(tenant) {
             tenant.fresh.take(due);
         }

@@ -120,7 +120,6 @@ pub struct Queue {
     pub(super) last: BTreeMap<Arc<str>, Timestamp>,
     pub(super) has_multicall: bool,
     pub(super) callers: Option<Table<Address, BTreeSet<Arc<str>>>>,
-    pub(super) waiting: usize,
     pub(super) short: Option<Short>,
 }
 
@@ -137,13 +136,13 @@ impl Queue {
     }
 
     /// Number of waiting requests.
-    pub const fn waiting(&self) -> usize {
-        self.waiting
+    pub fn waiting(&self) -> usize {
+        self.valid.len()
     }
 
     /// Number of requests in transactions that are not settled.
     pub fn in_flight(&self) -> usize {
-        self.entries.len() - self.waiting
+        self.entries.len() - self.valid.len()
     }
 
     /// The request; `None` if it is no longer in the queue.
