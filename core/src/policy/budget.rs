@@ -8,7 +8,7 @@ use std::{
 
 use alloy_primitives::{Address, U256};
 
-use super::{Claim, open::percent_of};
+use super::claim::{Claim, percent_of};
 use crate::{request::RequestId, time::Timestamp};
 
 /// A tenant's spending limit per chain and period.

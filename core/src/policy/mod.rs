@@ -1,11 +1,13 @@
 //! Spending policy: allowlists, caps and budgets per tenant, as pure decisions.
 
 mod budget;
+mod claim;
 mod open;
 mod pause;
 mod tenant;
 
 pub use budget::{Budget, BudgetBook, BudgetError, BudgetShare, BudgetShares};
-pub use open::{Claim, LineKey, OpenBook, OpenError, OpenLimits};
+pub use claim::{Claim, LineKey};
+pub use open::{OpenBook, OpenError, OpenLimits};
 pub use pause::{PauseNote, PauseScope, Pauses};
 pub use tenant::{KindName, PolicyDenial, TargetRule, TenantPolicy};

@@ -9,8 +9,8 @@ use std::{
 
 use alloy_primitives::{Address, U256};
 
-use super::TenantPolicy;
-use crate::request::{RequestId, VerifiedRequest};
+use super::{Claim, LineKey, TenantPolicy, claim::percent_of};
+use crate::request::RequestId;
 
 /// Requests behind a gap that a signer may have even when the tenant's share for such requests is used up.
 const GAPPED_ANYWAY: usize = 8;
@@ -27,49 +27,6 @@ pub struct OpenLimits {
 impl Default for OpenLimits {
     fn default() -> Self {
         Self { max_requests: 200_000, max_bytes: 268_435_456 }
-    }
-}
-
-/// Properties of a request that limits and budgets use.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claim {
-    /// Tenant of the request.
-    pub tenant: Arc<str>,
-    /// Id of the request.
-    pub id: RequestId,
-    /// EIP-155 chain id.
-    pub chain_id: u64,
-    /// Forwarder, signer and nonce; `None` for kinds without an order.
-    pub sequence: Option<(Address, Address, u64)>,
-    /// Contract that is finally called.
-    pub target: Address,
-    /// Size of the calldata, bytes.
-    pub bytes: u64,
-    /// Worst-case cost, wei.
-    pub wei: U256,
-}
-
-impl Claim {
-    /// The claim of a request with a worst-case cost of `wei`.
-    pub fn of(tenant: &Arc<str>, request: &VerifiedRequest, wei: U256) -> Self {
-        Self {
-            tenant: tenant.clone(),
-            id: request.id(),
-            chain_id: request.chain_id(),
-            sequence: request.sequence(),
-            target: request.target(),
-            bytes: request.data().len() as u64,
-            wei,
-        }
-    }
-
-    /// The signer; `None` for kinds that users don't sign.
-    pub fn signer(&self) -> Option<Address> {
-        self.sequence.map(|(_, signer, _)| signer)
-    }
-
-    fn line(&self) -> Option<(LineKey, u64)> {
-        self.sequence.map(|(forwarder, signer, nonce)| ((self.chain_id, forwarder, signer), nonce))
     }
 }
 
@@ -171,9 +128,6 @@ impl OpenError {
         }
     }
 }
-
-/// (chain, forwarder, signer).
-pub type LineKey = (u64, Address, Address);
 
 /// (tenant, request): two tenants may submit the same signed request.
 type Key = (Arc<str>, RequestId);
@@ -575,16 +529,6 @@ impl OpenBook {
     pub fn accepted(&self) -> Vec<(Arc<str>, RequestId)> {
         self.held.iter().filter(|(_, held)| held.is_accepted).map(|(key, _)| key.clone()).collect()
     }
-}
-
-/// `percent` of `wei`, rounded down.
-pub(super) fn percent_of(wei: U256, percent: u32) -> U256 {
-    if percent >= 100 {
-        return wei;
-    }
-    // Divide first if the product would not fit.
-    let percent = U256::from(percent);
-    wei.checked_mul(percent).map_or_else(|| wei / U256::from(100) * percent, |product| product / U256::from(100))
 }
 
 #[cfg(test)]
