@@ -6,12 +6,12 @@
 
 use std::path::Path;
 
-use sqlx::{ConnectOptions, Connection, Executor, SqliteConnection, sqlite::SqliteConnectOptions};
+use sqlx::{ConnectOptions, Connection};
 
 use super::{
-    FaultKind, LedgerError, SqliteConfig, SqliteLedger, StorageFault,
+    LedgerError, SqliteConfig, SqliteLedger,
     rows::storage_error,
-    sqlite::{HeldLock, check_origin, take_lock},
+    sqlite::file::{HeldLock, at, check_origin, checkpoint, run_check, take_lock},
 };
 
 /// Key of a small value in a restored copy that has not been started since: time of the copy, Unix ms. Empty once a
@@ -84,58 +84,4 @@ impl SqliteLedger {
         checkpoint(&mut connection).await.map_err(|error| at(&config.path, error))?;
         connection.close().await.map_err(failed)
     }
-}
-
-/// A faster check than the full one: skips only the agreement of indexes with their tables.
-pub(super) async fn quick_check(path: &Path, options: SqliteConnectOptions) -> Result<(), LedgerError> {
-    let started = tokio::time::Instant::now();
-    run_check(path, options, "PRAGMA quick_check(1)").await?;
-    let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    tracing::info!(path = %path.display(), millis, "the ledger's file holds together");
-    Ok(())
-}
-
-async fn run_check(path: &Path, options: SqliteConnectOptions, pragma: &'static str) -> Result<(), LedgerError> {
-    let failed = |error: sqlx::Error| at(path, storage_error(&error));
-    let mut connection = options.connect().await.map_err(failed)?;
-    let found: String = sqlx::query_scalar(pragma).fetch_one(&mut connection).await.map_err(failed)?;
-    connection.close().await.map_err(failed)?;
-    match found.as_str() {
-        "ok" => Ok(()),
-        _ => Err(LedgerError::Corrupt { path: path.display().to_string(), detail: found.replace('\n', " ") }),
-    }
-}
-
-/// Copies the whole write-ahead log into the database, and syncs both.
-pub(super) async fn checkpoint(connection: &mut SqliteConnection) -> Result<(), LedgerError> {
-    let row = connection.fetch_one("PRAGMA wal_checkpoint(TRUNCATE)").await.map_err(|error| storage_error(&error))?;
-    match sqlx::Row::try_get::<i64, _>(&row, 0) {
-        Ok(0) => Ok(()),
-        _ => Err(LedgerError::Storage(StorageFault::new(FaultKind::Busy, "the log is in use"))),
-    }
-}
-
-/// Adds the file's name to an error, and advice if the file itself is damaged.
-pub(super) fn at(path: &Path, error: LedgerError) -> LedgerError {
-    match error {
-        LedgerError::Storage(fault) if fault.kind == FaultKind::Corrupt => {
-            LedgerError::Corrupt { path: path.display().to_string(), detail: fault.detail }
-        }
-        LedgerError::Storage(fault) => {
-            LedgerError::Storage(StorageFault::new(fault.kind, format!("{}: {fault}", path.display())))
-        }
-        other => other,
-    }
-}
-
-/// Error of a file system operation.
-pub(super) fn io_error(path: &Path, error: &std::io::Error) -> LedgerError {
-    use std::io::ErrorKind;
-    let kind = match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => FaultKind::Full,
-        ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => FaultKind::ReadOnly,
-        ErrorKind::NotFound | ErrorKind::NotADirectory => FaultKind::Unreachable,
-        _ => FaultKind::Io,
-    };
-    LedgerError::Storage(StorageFault::new(kind, format!("{}: {error}", path.display())))
 }

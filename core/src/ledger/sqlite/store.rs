@@ -5,10 +5,7 @@ use std::collections::HashMap;
 use alloy_primitives::U256;
 use sqlx::{Executor, SqliteConnection, sqlite::SqliteRow};
 
-use super::{
-    commit_error,
-    sql::{Found, Rows, Script},
-};
+use super::sql::{Found, Rows, Script};
 use crate::{
     ledger::{
         LedgerError,
@@ -403,6 +400,23 @@ pub(super) async fn store(
         true => commit_error(&failed.error),
         false => storage_error(&failed.error),
     })
+}
+
+/// Error of a failed `COMMIT`.
+///
+/// Busy: it did not begin. Full, or a failed write: the last page of the transaction, whose header makes it a commit,
+/// is written after all others, and its checksum covers all of it; so the commit is not there as a whole. After any
+/// other failure, such as a failed sync, the commit may or may not be found in the log at its next recovery.
+fn commit_error(error: &sqlx::Error) -> LedgerError {
+    const BUSY: i32 = 5;
+    const FULL: i32 = 13;
+    const IOERR_WRITE: i32 = 778;
+    let code = error.as_database_error().and_then(|error| error.code()).and_then(|code| code.parse::<i32>().ok());
+    match code {
+        Some(IOERR_WRITE) => storage_error(error),
+        Some(code) if matches!(code & 0xff, BUSY | FULL) => storage_error(error),
+        _ => LedgerError::InDoubt(error.to_string()),
+    }
 }
 
 fn add_requests(script: &mut Script<'_>, entries: Vec<RequestEntry>) {
