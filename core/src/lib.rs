@@ -41,6 +41,9 @@
 //! [`tuning`], [`wire`], [`client`]. With feature `client-http`: `client_http`. With feature `relay` (the default): `ledger` and
 //! `relay`, which do the work.
 
+// `keys!` names this crate, here and elsewhere.
+extern crate self as slackwater;
+
 pub use slackwater_contracts as contracts;
 
 pub mod chain;

@@ -5,6 +5,7 @@
 
 use std::{
     fmt::{self, Debug},
+    num::NonZeroU32,
     ops,
     time::Duration,
 };
@@ -83,7 +84,7 @@ impl fmt::Display for Range {
 pub type OutOfRange<'a> = dyn FnMut(&'static str, u128, Range) + 'a;
 
 /// Tells the first of a key's numbers that is out of its range.
-pub(crate) fn check(key: &'static str, value: &impl Value, range: Option<Range>, fail: &mut OutOfRange<'_>) {
+pub fn check(key: &'static str, value: &impl Value, range: Option<Range>, fail: &mut OutOfRange<'_>) {
     let Some(range) = range else { return };
     let is_out = |n: &u128| *n < range.min.into() || range.max.is_some_and(|max| *n > max.into());
     if let Some(n) = value.numbers().into_iter().find(is_out) {
@@ -92,11 +93,14 @@ pub(crate) fn check(key: &'static str, value: &impl Value, range: Option<Range>,
 }
 
 /// A type of values.
-pub(crate) trait Value: Sized {
+pub trait Value: Sized {
+    /// Their kind.
     const KIND: Kind;
     /// As it is written.
     type Wire: Serialize + DeserializeOwned + Debug;
+    /// Written.
     fn wire(&self) -> Self::Wire;
+    /// Read.
     fn of_wire(wire: Self::Wire) -> Self;
     /// Numbers that must be in the range.
     fn numbers(&self) -> Vec<u128>;
@@ -107,14 +111,22 @@ pub(crate) trait Value: Sized {
 }
 
 /// Fields of groups, for serde.
-pub(crate) mod wire {
+pub mod wire {
     use super::{Deserialize, Deserializer, Serialize, Serializer, Value};
 
-    pub(crate) fn serialize<T: Value, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    /// Writes a field.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<T: Value, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
         value.wire().serialize(serializer)
     }
 
-    pub(crate) fn deserialize<'de, T: Value, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    /// Reads a field.
+    ///
+    /// # Errors
+    /// Those of the deserializer.
+    pub fn deserialize<'de, T: Value, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
         T::Wire::deserialize(deserializer).map(T::of_wire)
     }
 }
@@ -122,8 +134,8 @@ pub(crate) mod wire {
 /// Values of `$type`: their kind, how to write and to read them, and the numbers in them.
 macro_rules! value {
     ($type:ty as $wire:ty: $kind:expr, $write:expr, $read:expr, $numbers:expr $(, $text:expr)?) => {
-        impl $crate::tuning::Value for $type {
-            const KIND: $crate::tuning::Kind = $kind;
+        impl Value for $type {
+            const KIND: Kind = $kind;
             type Wire = $wire;
 
             fn wire(&self) -> $wire {
@@ -147,9 +159,16 @@ macro_rules! value {
         $(value!($type as Self: Kind::Integer, Self::clone, |n| n, |n: &Self| vec![*n as u128]);)*
     };
 }
-pub(crate) use value;
 
 value!(integers: u8 u32 u64 usize);
+value!(NonZeroU32 as Self: Kind::Integer, Self::clone, |n| n, |n: &Self| vec![n.get().into()]);
+// None is written as 0.
+value!(
+    Option<u32> as u32: Kind::Integer,
+    |n: &Self| n.unwrap_or(0),
+    |n| (n > 0).then_some(n),
+    |n: &Self| vec![n.unwrap_or(0).into()]
+);
 value!(bool as Self: Kind::Flag, Self::clone, |flag| flag, |_| Vec::new());
 value!(u128 as Wei: Kind::Amount, |n: &Self| Wei(*n), |wei: Wei| wei.0, |n: &Self| vec![*n], Self::to_string);
 value!(Vec<u32> as Self: Kind::Integers, Self::clone, |list| list, |list: &Self| list.iter().map(|n| u128::from(*n)).collect());
@@ -164,26 +183,41 @@ value!(
 /// An amount as TOML and JSON can write it.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(transparent)]
-pub(crate) struct Wei(#[serde(with = "decimal")] u128);
+pub struct Wei(#[serde(with = "decimal")] u128);
 
-/// Values of a type that are one of a few texts, as serde writes them.
+/// Makes an enum a type of values: a few texts, as serde writes them.
+#[macro_export]
 macro_rules! choice {
     ($type:ty: $($variant:ident $text:literal),+) => {
-        $crate::tuning::value!(
-            $type as Self: $crate::tuning::Kind::Choice(&[$($text),+]),
-            Self::clone,
-            |choice| choice,
-            |_| Vec::new(),
-            |choice: &Self| match choice {
-                $(Self::$variant => format!("{:?}", $text)),+
+        impl $crate::tuning::Value for $type {
+            const KIND: $crate::tuning::Kind = $crate::tuning::Kind::Choice(&[$($text),+]);
+            type Wire = Self;
+
+            fn wire(&self) -> Self {
+                *self
             }
-        );
+
+            fn of_wire(wire: Self) -> Self {
+                wire
+            }
+
+            fn numbers(&self) -> Vec<u128> {
+                Vec::new()
+            }
+
+            fn text(&self) -> String {
+                match self {
+                    $(Self::$variant => format!("{:?}", $text)),+
+                }
+            }
+        }
     };
 }
-pub(crate) use choice;
 
-/// A group of keys: `field: Type [range] = default;`, with `field "key"` where the key has another name than the field,
-/// `was "old"` after it for an old name, and `=> "words"` after a default that follows from something else.
+/// Makes a group of keys: `field: Type [range] = default;`, with `field "key"` where the key has another name than the field,
+/// `was "old"` after it for an old name, and `=> "words"` after a default that follows from something else. Fields after
+/// `beside` are no keys: they are neither written nor read.
+#[macro_export]
 macro_rules! keys {
     (
         $(#[$meta:meta])*
@@ -192,42 +226,53 @@ macro_rules! keys {
             $(#[doc = $doc:literal])+
             $field:ident $($key:literal $(was $was:literal)?)?: $type:ty $([$range:expr])? = $default:expr $(=> $words:literal)?;
         )+
+        $(beside {
+            $($(#[doc = $other_doc:literal])+ $other:ident: $other_type:ty = $other_default:expr;)+
+        })?
     ) => {
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
         pub struct $group {
             $(
                 $(#[doc = $doc])+
-                #[doc = concat!("\n\nKey `", $crate::tuning::name!($field $($key)?), "`", $(", `", stringify!($range), "`",)? ".")]
-                #[serde(with = "crate::tuning::wire" $(, rename = $key $(, alias = $was)?)?)]
+                #[doc = concat!("\n\nKey `", $crate::keys!(@name $field $($key)?), "`", $(", `", stringify!($range), "`",)? ".")]
+                #[serde(with = "slackwater::tuning::wire" $(, rename = $key $(, alias = $was)?)?)]
                 pub $field: $type,
             )+
+            $($(
+                $(#[doc = $other_doc])+
+                #[serde(skip)]
+                pub $other: $other_type,
+            )+)?
         }
 
         impl $group {
             /// The defaults.
             #[must_use]
             pub fn $usual($($argument: $of)?) -> Self {
-                Self { $($field: $default),+ }
+                Self { $($field: $default,)+ $($($other: $other_default,)+)? }
             }
+        }
 
-            /// The keys.
-            #[must_use]
-            pub fn keys() -> Vec<$crate::tuning::Key> {
+        impl $crate::tuning::Group for $group {
+            fn keys() -> Vec<$crate::tuning::Key> {
                 vec![$($crate::tuning::Key {
-                    name: $crate::tuning::name!($field $($key)?),
+                    name: $crate::keys!(@name $field $($key)?),
                     was: [$($(Some($was),)?)? None][0],
                     text: concat!($($doc),+).trim_ascii(),
                     kind: <$type as $crate::tuning::Value>::KIND,
                     range: [$(Some(($range).into()),)? None][0],
-                    default: $crate::tuning::default!($type, $default, $($words)?),
+                    default: $crate::keys!(@default $type, $default, $($words)?),
                 }),+]
             }
 
-            /// Tells what is out of its range.
-            pub fn check(&self, fail: &mut $crate::tuning::OutOfRange<'_>) {
+            fn take(&mut self, other: Self) {
+                $(self.$field = other.$field;)+
+            }
+
+            fn check(&self, fail: &mut $crate::tuning::OutOfRange<'_>) {
                 $($crate::tuning::check(
-                    $crate::tuning::name!($field $($key)?),
+                    $crate::keys!(@name $field $($key)?),
                     &self.$field,
                     [$(Some(($range).into()),)? None][0],
                     fail,
@@ -235,30 +280,39 @@ macro_rules! keys {
             }
         }
     };
+    (@name $field:ident) => { stringify!($field) };
+    (@name $field:ident $key:literal) => { $key };
+    (@default $type:ty, $default:expr,) => { <$type as $crate::tuning::Value>::text(&$default) };
+    (@default $type:ty, $default:expr, $words:literal) => { $words.to_owned() };
 }
-pub(crate) use keys;
 
-/// Name of a key.
-macro_rules! name {
-    ($field:ident) => {
-        stringify!($field)
-    };
-    ($field:ident $key:literal) => {
-        $key
-    };
-}
-pub(crate) use name;
+/// A group of keys.
+pub trait Group {
+    /// Its keys.
+    fn keys() -> Vec<Key>;
 
-/// A default, for people.
-macro_rules! default {
-    ($type:ty, $default:expr,) => {
-        <$type as $crate::tuning::Value>::text(&$default)
-    };
-    ($type:ty, $default:expr, $words:literal) => {
-        $words.to_owned()
-    };
+    /// Takes the values of the keys from `other`.
+    fn take(&mut self, other: Self);
+
+    /// Tells what is out of its range.
+    fn check(&self, fail: &mut OutOfRange<'_>);
 }
-pub(crate) use default;
+
+impl<A: Group, B: Group> Group for (A, B) {
+    fn keys() -> Vec<Key> {
+        [A::keys(), B::keys()].concat()
+    }
+
+    fn take(&mut self, other: Self) {
+        self.0.take(other.0);
+        self.1.take(other.1);
+    }
+
+    fn check(&self, fail: &mut OutOfRange<'_>) {
+        self.0.check(fail);
+        self.1.check(fail);
+    }
+}
 
 keys! {
     /// Size of transactions, and the wait for company.
@@ -328,4 +382,11 @@ keys! {
     l1_fee_margin_percent: u32 [0..=100_000] = 300;
     /// Blocks of fee history that are read at start, and at most after an outage.
     fee_history_blocks: u64 [1..=MAX_HISTORY_BLOCKS] = 1_024;
+}
+
+impl FeeTuning {
+    /// `tip_target_permille` as a chance, 0 to 1.
+    pub(crate) fn tip_target(&self) -> f64 {
+        f64::from(self.tip_target_permille) / 1_000.0
+    }
 }

@@ -18,7 +18,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::{
     AcceptOutcome, Durable, EventFilter, EventRecord, Health, Ledger, LedgerError, StorageFault, Write, WriteOutcome,
 };
-use crate::{protection::Protection, time::Timestamp};
+use crate::{keys, protection::Protection, time::Timestamp};
 
 /// Limit on events read at once by [`GroupCommit::follow`].
 const FOLLOW_PAGE: usize = 1_000;
@@ -34,29 +34,26 @@ const PROBE_BYTES: usize = 64 * 1_024;
 
 type Outcomes = Vec<Durable<WriteOutcome>>;
 
-/// Limits of the writing task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct GroupCommitConfig {
-    /// Limit on queued writes (`ledger.queue_len`); beyond it, submitters wait or get [`LedgerError::Full`].
-    pub queue_len: usize,
-    /// Limit on writes in one transaction (`ledger.max_group`). Writes submitted together are never split, so one
-    /// larger submission still makes one larger transaction.
-    pub max_group: usize,
-    /// Limit on committed groups by which a slow subscriber may lag (`ledger.event_backlog`) before it has to read the
-    /// missed ones from [`Ledger::events`].
-    pub event_backlog: usize,
-    /// Interval of the decision log's head announcements (`ledger.log_head_interval_ms`).
-    pub log_head_interval: Duration,
-    /// Limit on sums of refusals per minute that name key and tenant in the decision log (`ledger.max_refusal_sums`);
-    /// further ones name the code alone.
-    pub max_refusal_sums: usize,
+keys! {
+    /// Limits of the writing task.
+    #[derive(Copy)]
+    pub struct GroupCommitConfig = usual();
+
+    /// Most writes that wait; beyond, callers wait or get `storage_unavailable`.
+    queue_len: usize [1..=1_000_000] = 16_384;
+    /// Most writes that share one commit.
+    max_group: usize [1..=100_000] = 1_024;
+    /// Committed groups that a slow event stream may lag behind before it reads from the database again.
+    event_backlog: usize [1..=1_000_000] = 128;
+    /// How often the head of the decision log is told in a log line and a metric.
+    log_head_interval "log_head_interval_ms": Duration [1_000..=604_800_000] = Duration::from_secs(3_600);
+    /// Most sums of refusals of one minute that name key and tenant in the decision log; further ones name the code alone.
+    max_refusal_sums: usize [1..=1_000_000] = 1_000;
 }
 
 impl Default for GroupCommitConfig {
     fn default() -> Self {
-        let log_head_interval = Duration::from_secs(3_600);
-        let max_refusal_sums = 1_000;
-        Self { queue_len: 16_384, max_group: 1_024, event_backlog: 128, log_head_interval, max_refusal_sums }
+        Self::usual()
     }
 }
 

@@ -8,8 +8,8 @@ use std::{
 
 use alloy_primitives::{Address, U256};
 
-use super::claim::{Claim, percent_of};
-use crate::{request::RequestId, time::Timestamp};
+use super::{Claim, claim::percent_of};
+use crate::{keys, request::RequestId, time::Timestamp};
 
 /// A tenant's spending limit per chain and period.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,18 +74,20 @@ impl BudgetError {
     }
 }
 
-/// Shares of a tenant's budget that one signer, and one target, may hold and spend; 100 is no limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BudgetShares {
-    /// Percent for one signer (`tenant.signer_budget_percent`).
-    pub signer_percent: u32,
-    /// Percent for one target (`tenant.target_budget_percent`).
-    pub target_percent: u32,
+keys! {
+    /// Parts of a tenant's budget that one signer, and one target, may hold and spend.
+    #[derive(Copy)]
+    pub struct BudgetShares = usual();
+
+    /// Share of the budget that one signer's requests may hold and spend, percent; 100 is no limit. Not with `ledger.url`.
+    signer_percent "signer_budget_percent": u32 [1..=100] = 100;
+    /// Share of the budget that requests to one target may hold and spend, percent; 100 is no limit. Not with `ledger.url`.
+    target_percent "target_budget_percent": u32 [1..=100] = 100;
 }
 
 impl Default for BudgetShares {
     fn default() -> Self {
-        Self { signer_percent: 100, target_percent: 100 }
+        Self::usual()
     }
 }
 

@@ -10,23 +10,25 @@ use std::{
 use alloy_primitives::{Address, U256};
 
 use super::{Claim, LineKey, TenantPolicy, claim::percent_of};
-use crate::request::RequestId;
+use crate::{keys, request::RequestId};
 
 /// Requests behind a gap that a signer may have even when the tenant's share for such requests is used up.
 const GAPPED_ANYWAY: usize = 8;
 
-/// Limits on open requests of all tenants together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OpenLimits {
-    /// Most requests (`server.max_open_requests`).
-    pub max_requests: u64,
-    /// Most bytes of calldata (`server.max_open_bytes`).
-    pub max_bytes: u64,
+keys! {
+    /// Limits of all tenants together.
+    #[derive(Copy)]
+    pub struct OpenLimits = usual();
+
+    /// Most requests of all tenants that may be open at a time, not in a block.
+    max_requests "max_open_requests": u64 [1..=100_000_000] = 200_000;
+    /// Most bytes of calldata in open requests of all tenants.
+    max_bytes "max_open_bytes": u64 [1_024..] = 268_435_456;
 }
 
 impl Default for OpenLimits {
     fn default() -> Self {
-        Self { max_requests: 200_000, max_bytes: 268_435_456 }
+        Self::usual()
     }
 }
 

@@ -9,7 +9,10 @@ use alloy_primitives::{Address, FixedBytes, U256, fixed_bytes};
 use serde::{Deserialize, Serialize};
 
 use super::{Budget, BudgetShares};
-use crate::request::{RequestKind, VerifiedRequest, vehicle::Company};
+use crate::{
+    keys,
+    request::{RequestKind, VerifiedRequest, vehicle::Company},
+};
 
 /// `multicall(bytes[])`: with an ERC-2771 recipient older than OpenZeppelin 4.9.4 / 5.0.1 it lets the caller forge the
 /// sender (advisory GHSA-g4vp-m682-qqmp).
@@ -46,79 +49,63 @@ pub struct TargetRule {
 /// Highest price for a tenant, percent of cost (`tenant.price_percent`).
 const MAX_PRICE_PERCENT: u32 = 1_000;
 
-/// Requirements on a tenant's requests. Limits are inclusive.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TenantPolicy {
-    /// The tenant's name; also scopes idempotency keys, lists and events.
-    pub id: String,
-    /// Permitted kinds. `call` acts with the relayer's own account: only for trusted backends.
-    pub kinds: BTreeSet<KindName>,
-    /// Named targets per chain (`targets`); all others are forbidden, also on a chain without an entry, unless
-    /// [`Self::others`] permits them. `None` permits any target of any chain, none of them named.
-    pub targets: Option<BTreeMap<u64, BTreeMap<Address, TargetRule>>>,
-    /// Chains on which unnamed targets are permitted too (`"*"` in `targets`), with the calls permitted there.
-    pub others: BTreeMap<u64, TargetRule>,
-    /// True if an unlimited budget for any target, and calls to any target, are intended (`open`).
-    pub is_open: bool,
-    /// Highest inner gas of one request (`max_gas`).
-    pub max_gas: u64,
-    /// Highest value sent along with one request, wei (`max_value_wei`).
-    pub max_value_wei: U256,
-    /// Longest calldata of one request, bytes (`max_calldata_bytes`).
-    pub max_calldata_bytes: usize,
-    /// Most requests open at a time, not yet in a block (`max_open_requests`).
-    pub max_open_requests: u64,
-    /// Most bytes of calldata in open requests (`max_open_bytes`).
-    pub max_open_bytes: u64,
-    /// Most open requests of one signer (`max_open_per_signer`).
-    pub max_open_per_signer: u64,
-    /// Most open requests of one signer behind a missing nonce (`max_gapped_per_signer`).
-    pub max_gapped_per_signer: u64,
-    /// Share of the budget that all such requests together may hold, percent (`gapped_budget_percent`).
-    pub gapped_budget_percent: u32,
-    /// Longest wait of such a request for the missing nonce while the chain is healthy (`gap_timeout_ms`).
-    pub gap_timeout: Duration,
-    /// Share of the sending capacity when tenants compete; 1 is normal.
-    pub weight: u32,
-    /// Requests per second, sustained, with bursts of ten seconds' worth; `None` is unlimited (`rate_per_s`).
-    pub rate_per_s: Option<u32>,
-    /// Rate limit of repeated nonce lookups at nodes caused by its requests, signers per second; `None` is unlimited
-    /// (`nonce_lookups_per_s`).
-    pub nonce_lookups_per_s: Option<u32>,
-    /// Spending limit; `None` is unlimited.
-    pub budget: Option<Budget>,
-    /// Shares of it that one signer, and one target, may hold and spend.
-    pub budget_shares: BudgetShares,
-    /// Price of a request, percent of its cost (`price_percent`). Accepted requests keep theirs.
-    pub price_percent: u32,
+keys! {
+    /// Everything a tenant's requests must satisfy. Limits are inclusive.
+    pub struct TenantPolicy = usual();
+
+    /// Highest gas of one request.
+    max_gas: u64 [1..] = 2_000_000;
+    /// Longest calldata of one request.
+    max_calldata_bytes: usize [0..=1_048_576] = 16_384;
+    /// Most requests that may be open at a time, not in a block.
+    max_open_requests: u64 [1..] = 50_000;
+    /// Most bytes of calldata in open requests.
+    max_open_bytes: u64 [1_024..] = 134_217_728;
+    /// Most open requests of one signer.
+    max_open_per_signer: u64 [1..] = 10_000;
+    /// Most open requests of one signer that wait behind a nonce which nobody has brought.
+    max_gapped_per_signer: u64 [0..] = 64;
+    /// Share of the budget that all such requests together may hold, percent. Beyond it each signer may still have 8, as long
+    /// as its own hold less than 1 %.
+    gapped_budget_percent: u32 [0..=100] = 10;
+    /// Time that a request waits behind a missing nonce while the chain is well; then it ends `predecessor_failed`.
+    gap_timeout "gap_timeout_ms": Duration [100..=86_400_000] = Duration::from_secs(60);
+    /// Share of the sending capacity when tenants compete.
+    weight: u32 [1..=1_000] = 1;
+    /// Requests per second, sustained, with bursts of ten seconds' worth; in each instance. 0 is unlimited.
+    rate_per_s: Option<u32> [0..=1_000_000] = Some(1_000);
+    /// Questions per second about the nonces of signers that are new here, or whose nonce seems to be used or to leave a gap, with
+    /// bursts of ten seconds' worth; in each instance. 0 is unlimited.
+    nonce_lookups_per_s: Option<u32> [0..=1_000_000] = Some(100);
+    /// Charge for a request, percent of what the request costs: above 100 adds a margin, below 100 leaves the rest to
+    /// the operator. Its budget counts the larger of cost and price; `maxCost` bounds both. What was accepted keeps its own.
+    price_percent: u32 [0..=1_000] = 100;
+    beside {
+        /// The tenant's name; also scopes idempotency keys, lists and events.
+        id: String = String::new();
+        /// Kinds it may use. `call` acts with the relayer's own account: only for trusted backends.
+        kinds: BTreeSet<KindName> = BTreeSet::from([KindName::Forward]);
+        /// Named targets per chain (`targets`); everything else is closed, a chain without an entry too, unless [`Self::others`]
+        /// opens it. `None` allows any target of any chain, none of them named.
+        targets: Option<BTreeMap<u64, BTreeMap<Address, TargetRule>>> = None;
+        /// Chains on which targets that are not named are allowed too (`"*"` in `targets`), with what may be called there.
+        others: BTreeMap<u64, TargetRule> = BTreeMap::new();
+        /// Money for any target is meant to be unlimited, and calls to any target to be made (`open`).
+        is_open: bool = false;
+        /// Highest wei sent along with one request (`max_value_wei`).
+        max_value_wei: U256 = U256::ZERO;
+        /// Money; `None` is unlimited.
+        budget: Option<Budget> = None;
+        /// What one signer, and one target, may hold and spend of it.
+        budget_shares: BudgetShares = BudgetShares::default();
+    }
 }
 
 impl TenantPolicy {
     /// A tenant with safe defaults: `forward` only, no value, 2 000 000 gas, 16 KiB of calldata. It names no targets
     /// and has no budget: [`Self::problems`] demands one of them, or [`Self::is_open`].
     pub fn new(id: impl Into<String>) -> Self {
-        Self {
-            id: id.into(),
-            kinds: BTreeSet::from([KindName::Forward]),
-            targets: None,
-            others: BTreeMap::new(),
-            is_open: false,
-            max_gas: 2_000_000,
-            max_value_wei: U256::ZERO,
-            max_calldata_bytes: 16_384,
-            max_open_requests: 50_000,
-            max_open_bytes: 134_217_728,
-            max_open_per_signer: 10_000,
-            max_gapped_per_signer: 64,
-            gapped_budget_percent: 10,
-            gap_timeout: Duration::from_secs(60),
-            weight: 1,
-            rate_per_s: Some(1_000),
-            nonce_lookups_per_s: Some(100),
-            budget: None,
-            budget_shares: BudgetShares::default(),
-            price_percent: 100,
-        }
+        Self { id: id.into(), ..Self::usual() }
     }
 
     /// The first key in which `other` differs and that can't change while a relay runs; `None` if every difference can.

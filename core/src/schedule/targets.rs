@@ -14,11 +14,11 @@ use std::{collections::HashMap, time::Duration};
 use alloy_primitives::{Address, B256};
 
 use crate::{
+    keys,
     protection::Protection,
     request::{TargetRecord, outcome::MemberOutcome, vehicle::Company},
     table::Table,
     time::Timestamp,
-    tuning::keys,
 };
 
 /// Divisor of the longest suspicion that gives the first one.

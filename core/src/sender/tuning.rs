@@ -7,11 +7,13 @@ use serde::{Deserialize, Serialize};
 pub use crate::tuning::{BatchTuning, FeeTuning, LaneTuning};
 use crate::{
     chain::{ChainFamily, ChainSpec},
+    choice,
     forecast::{MAX_HORIZONS, MAX_STEPS},
+    keys,
     market::{BenchRule, BookConfig},
     request::Unsimulated,
     schedule::{RecordRule, timing::MAX_SLACK},
-    tuning::{Key, choice, keys},
+    tuning::{Group, Key, OutOfRange},
 };
 
 /// Default least wait for a node's answer before a second node is asked.
@@ -232,7 +234,7 @@ keys! {
     max_simulations: u32 [1..=1_000] = 3;
     /// Most batches that are simulated at one head; 0 is twice the `max_in_flight` of all lanes. Each tenant has a share by its
     /// weight, and what others do not need goes round; what comes beyond waits for the next head.
-    simulations_per_head: u32 [0..=1_000_000] = 0;
+    simulations_per_head: Option<u32> [0..=1_000_000] = None;
     /// Time between two failed simulations at the same node that together reject a request, where no second node can be asked.
     reject_after "reject_after_ms": Duration [0..=3_600_000] = Duration::from_secs(10);
     /// End of a request that no node can simulate. It waits until the next block is the last that can take it; then
@@ -261,25 +263,6 @@ impl ChainTuning {
         tuning
     }
 
-    /// The keys of all groups.
-    pub fn keys() -> Vec<Key> {
-        [
-            RpcTuning::keys(),
-            HeadTuning::keys(),
-            BatchTuning::keys(),
-            LaneTuning::keys(),
-            RetryTuning::keys(),
-            RecordRule::keys(),
-            FeeTuning::keys(),
-            MarketTuning::keys(),
-            TimingTuning::keys(),
-            ForecastTuning::keys(),
-            AdmissionTuning::keys(),
-            SimulationTuning::keys(),
-        ]
-        .concat()
-    }
-
     /// Sets what follows from other keys, unless it was given itself.
     pub fn fill(&mut self, block: Duration, is_given: impl Fn(&str) -> bool) {
         let Self { heads, timing, forecast, .. } = self;
@@ -296,29 +279,14 @@ impl ChainTuning {
 
     /// [`SimulationTuning::simulations_per_head`] for so many lanes.
     pub(crate) fn simulations_at_head(&self, lanes: usize) -> u32 {
-        match self.simulation.simulations_per_head {
-            0 => u32::try_from(lanes.max(1).saturating_mul(self.lane.max_in_flight).saturating_mul(2))
-                .unwrap_or(u32::MAX),
-            most => most,
-        }
+        let usual = lanes.max(1).saturating_mul(self.lane.max_in_flight).saturating_mul(2);
+        self.simulation.simulations_per_head.unwrap_or_else(|| u32::try_from(usual).unwrap_or(u32::MAX))
     }
 
     /// Faults of the keys on a chain with this time between blocks: key, and detail.
     pub fn problems(&self, block: Duration) -> Vec<(&'static str, String)> {
         let mut problems = Vec::new();
-        let mut fail = |key, n, range| problems.push((key, format!("{n} is not {range}")));
-        self.rpc.check(&mut fail);
-        self.heads.check(&mut fail);
-        self.batch.check(&mut fail);
-        self.lane.check(&mut fail);
-        self.retry.check(&mut fail);
-        self.targets.check(&mut fail);
-        self.fees.check(&mut fail);
-        self.market.check(&mut fail);
-        self.timing.check(&mut fail);
-        self.forecast.check(&mut fail);
-        self.admission.check(&mut fail);
-        self.simulation.check(&mut fail);
+        self.check(&mut |key, n, range| problems.push((key, format!("{n} is not {range}"))));
         let mut fail = |key, detail| problems.push((key, detail));
         let ms = |time: &Duration| time.as_millis();
         let (timing, forecast) = (&self.timing, &self.forecast);
@@ -383,6 +351,45 @@ impl ChainTuning {
             .iter()
             .map(|slack| u32::try_from(blocks_in(block, *slack)).unwrap_or(u32::MAX))
             .collect()
+    }
+}
+
+impl Group for ChainTuning {
+    fn keys() -> Vec<Key> {
+        [
+            RpcTuning::keys(),
+            HeadTuning::keys(),
+            BatchTuning::keys(),
+            LaneTuning::keys(),
+            RetryTuning::keys(),
+            RecordRule::keys(),
+            FeeTuning::keys(),
+            MarketTuning::keys(),
+            TimingTuning::keys(),
+            ForecastTuning::keys(),
+            AdmissionTuning::keys(),
+            SimulationTuning::keys(),
+        ]
+        .concat()
+    }
+
+    fn take(&mut self, other: Self) {
+        *self = other;
+    }
+
+    fn check(&self, fail: &mut OutOfRange<'_>) {
+        self.rpc.check(fail);
+        self.heads.check(fail);
+        self.batch.check(fail);
+        self.lane.check(fail);
+        self.retry.check(fail);
+        self.targets.check(fail);
+        self.fees.check(fail);
+        self.market.check(fail);
+        self.timing.check(fail);
+        self.forecast.check(fail);
+        self.admission.check(fail);
+        self.simulation.check(fail);
     }
 }
 

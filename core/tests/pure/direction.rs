@@ -14,7 +14,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("request", &["time", "table", "protection", "chain", "tuning"]),
     ("forecast", &["time", "chain", "market"]),
     ("schedule", &["time", "table", "protection", "chain", "request", "market", "tuning"]),
-    ("policy", &["time", "chain", "request"]),
+    ("policy", &["time", "chain", "request", "tuning"]),
     ("lane", &["time", "table", "protection", "chain", "request"]),
     ("provenance", &["time", "chain", "request"]),
     ("record", &["time", "chain", "request", "lane", "provenance"]),
@@ -39,7 +39,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("wire", &["time", "chain", "request"]),
     ("client", &["time", "table", "chain", "request", "wire", "market", "schedule", "lane", "provenance", "tuning"]),
     ("client_http", &["time", "private", "client", "request"]),
-    ("ledger", &["time", "protection", "private", "chain", "request", "policy", "lane", "provenance", "record"]),
+    (
+        "ledger",
+        &["time", "protection", "private", "chain", "request", "policy", "lane", "provenance", "record", "tuning"],
+    ),
     (
         "relay",
         &[

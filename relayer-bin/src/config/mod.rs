@@ -24,6 +24,7 @@ use std::{
 use alloy_primitives::{B256, keccak256};
 use slackwater::{
     chain::ChainSpec,
+    keys,
     ledger::{GroupCommitConfig, PostgresConfig, SqliteConfig},
     policy::{OpenLimits, TenantPolicy},
     relay::{
@@ -36,7 +37,7 @@ pub use layers::Origin;
 pub(crate) use plain::{hidden, looks_secret};
 pub use raw::{
     RawBoundSigner, RawBudget, RawChain, RawConfig, RawForwarder, RawIdentity, RawKey, RawKind, RawLedger, RawLog,
-    RawLogFormat, RawMetrics, RawPageKey, RawRequest, RawRpc, RawScope, RawServer, RawSigner, RawTenant,
+    RawLogFormat, RawPageKey, RawRequest, RawRpc, RawScope, RawServer, RawSigner, RawTenant,
 };
 pub use readers::{Exposed, Readers};
 pub use reference::{example, reference};
@@ -284,6 +285,33 @@ pub struct TenantConfig {
     pub door: TenantDoor,
 }
 
+keys! {
+    /// Patience with PostgreSQL, keys of `ledger`.
+    #[derive(Copy)]
+    pub struct SharedTimeouts = usual();
+
+    /// Longest wait for a connection to PostgreSQL.
+    connect "connect_timeout_ms": Duration [100..=600_000] = Duration::from_secs(5);
+    /// Longest time that a statement may take in PostgreSQL.
+    statement "statement_timeout_ms": Duration [100..=600_000] = Duration::from_secs(10);
+    /// PostgreSQL ends a transaction whose writer is silent for so long, so that an instance that stands still holds nobody
+    /// up. Must be below `lease_ms`; half of it where that is less than the default.
+    idle "idle_timeout_ms": Duration [100..=600_000] = Duration::from_secs(2);
+}
+
+keys! {
+    /// Deadlines, keys of `request`.
+    #[derive(Copy)]
+    pub struct RequestLimits = usual();
+
+    /// Time to the promised inclusion of a request that names none.
+    default_within "default_within_ms": Duration [1..=31_536_000_000] = Duration::from_secs(60);
+    /// Time that such a request is valid, as far as it is signed. When its promise is missed it goes on, late, until then.
+    default_expiry "default_expiry_ms": Duration [1..=31_536_000_000] = Duration::from_secs(3_600);
+    /// Furthest deadline that is accepted.
+    max_within "max_within_ms": Duration [1..=31_536_000_000] = Duration::from_secs(24 * 3_600);
+}
+
 /// A database that several instances share. Its URL is a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SharedLedger {
@@ -295,29 +323,10 @@ pub struct SharedLedger {
     pub schema: String,
     /// Connections for reading.
     pub read_connections: u32,
-    /// Time limit for a connection.
-    pub connect_timeout: Duration,
-    /// Time limit for a statement.
-    pub statement_timeout: Duration,
-    /// Longest idle time within a transaction.
-    pub idle_timeout: Duration,
-    /// Leases and polling between instances.
+    /// Patience.
+    pub timeouts: SharedTimeouts,
+    /// Pace of the instances.
     pub cluster: ClusterConfig,
-}
-
-impl Default for SharedLedger {
-    fn default() -> Self {
-        Self {
-            url: SecretRef::Env("DATABASE_URL".to_owned()),
-            is_insecure: false,
-            schema: "slackwater".to_owned(),
-            read_connections: 4,
-            connect_timeout: Duration::from_secs(5),
-            statement_timeout: Duration::from_secs(10),
-            idle_timeout: Duration::from_secs(2),
-            cluster: ClusterConfig::default(),
-        }
-    }
 }
 
 impl SharedLedger {
@@ -338,9 +347,9 @@ impl SharedLedger {
         }
         config.schema.clone_from(&self.schema);
         config.read_connections = self.read_connections;
-        config.connect_timeout = self.connect_timeout;
-        config.statement_timeout = self.statement_timeout;
-        config.idle_timeout = self.idle_timeout;
+        config.connect_timeout = self.timeouts.connect;
+        config.statement_timeout = self.timeouts.statement;
+        config.idle_timeout = self.timeouts.idle;
         Ok(config)
     }
 }
@@ -400,13 +409,9 @@ pub struct Config {
     pub group_commit: GroupCommitConfig,
     /// Reference to the identity key; `None` for the first chain's first signer.
     pub identity: Option<SecretRef>,
-    /// Deadline of a request that names none.
-    pub default_within: Duration,
-    /// Furthest deadline.
-    pub max_within: Duration,
-    /// Validity of a request that names none.
-    pub default_expiry: Duration,
-    /// Limits on the open requests of all tenants together.
+    /// Deadlines.
+    pub request: RequestLimits,
+    /// What all tenants together may have open.
     pub open_limits: OpenLimits,
     /// Logs.
     pub log: LogConfig,
@@ -548,9 +553,9 @@ impl Config {
         let mut builder = Relay::builder()
             .sqlite(self.sqlite.clone())
             .group_commit(self.group_commit)
-            .default_within(self.default_within)
-            .default_expiry(self.default_expiry)
-            .max_within(self.max_within)
+            .default_within(self.request.default_within)
+            .default_expiry(self.request.default_expiry)
+            .max_within(self.request.max_within)
             .open_limits(self.open_limits);
         if let (Some(postgres), Some(shared)) = (resolved.postgres, &self.shared) {
             builder = builder.postgres(postgres).cluster(shared.cluster.clone());

@@ -80,7 +80,7 @@ pub(super) fn type_name(schema: &Schema) -> String {
     match schema.get("format").and_then(Schema::as_str) {
         Some("secret") => return "secret reference".to_owned(),
         Some("secret-url") => return "URL or reference".to_owned(),
-        Some("uint256" | "uint128") => return "integer, or digits as text".to_owned(),
+        Some("uint256") => return "integer, or digits as text".to_owned(),
         _ => {}
     }
     match types(schema).as_slice() {

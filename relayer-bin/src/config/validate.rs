@@ -8,11 +8,13 @@ mod tenant;
 use std::{net::SocketAddr, time::Duration};
 
 use alloy_primitives::{Address, hex};
+use serde::{Serialize, de::DeserializeOwned};
 use slackwater::{
-    ledger::{GroupCommitConfig, SqliteConfig},
     policy::OpenLimits,
     relay::{UrlFault, check_http_url, check_ws_url},
+    tuning::Group,
 };
+use toml::Table;
 
 use self::{
     chain::chain_config,
@@ -21,102 +23,41 @@ use self::{
     tenant::tenant_config,
 };
 use super::{
-    ChainConfig, Config, ConfigError, LogConfig, RawConfig, RawLedger, RawLog, RawLogFormat, RawMetrics, RawPageKey,
-    RawRequest, RawServer, SharedLedger, TenantConfig,
-    layers::Layers,
+    ChainConfig, Config, ConfigError, LogConfig, RawConfig, RawLedger, RawLog, RawLogFormat, RawServer, RequestLimits,
+    TenantConfig,
+    layers::{Layers, join},
     plain,
     secret::{REFERENCE_FORMS, SecretError, SecretRef, SecretText},
 };
-use crate::http::HttpLimits;
 
 /// Where the API listens unless told otherwise: this machine only.
 const DEFAULT_LISTEN: &str = "127.0.0.1:7700";
 /// Where the database is unless told otherwise.
 const DEFAULT_PATH: &str = "slackwater.db";
+/// Schema of the tables in PostgreSQL unless told otherwise.
+const DEFAULT_SCHEMA: &str = "slackwater";
 /// Length of a budget's period unless told otherwise: a day.
 const DEFAULT_PERIOD_S: u64 = 86_400;
-/// Deadline of a request that names none.
-const DEFAULT_WITHIN: Duration = Duration::from_secs(60);
-/// How long a request is valid that names no time.
-const DEFAULT_EXPIRY: Duration = Duration::from_secs(3_600);
-/// Furthest deadline.
-const DEFAULT_MAX_WITHIN: Duration = Duration::from_secs(24 * 3_600);
 
 impl RawConfig {
-    /// The built-in values of the sections that do not depend on a chain or tenant. Taken from the types that use
-    /// them, so that the reference can't drift.
+    /// The built-in values of keys that are in no group, and belong to no chain or tenant.
     pub fn defaults() -> Self {
-        let http = HttpLimits::default();
-        let open = OpenLimits::default();
-        let sqlite = SqliteConfig::new(DEFAULT_PATH);
-        let shared = SharedLedger::default();
-        let group = GroupCommitConfig::default();
-        let log = LogConfig::default();
         Self {
             server: RawServer {
                 listen: Some(DEFAULT_LISTEN.to_owned()),
                 allow_anonymous: Some(false),
-                max_body_bytes: Some(http.max_body_bytes as u64),
-                max_batch_body_bytes: Some(http.max_batch_body_bytes as u64),
-                max_batch_items: Some(http.max_batch_items as u64),
-                max_import_body_bytes: Some(http.max_import_body_bytes as u64),
-                body_timeout_ms: Some(millis(http.body_timeout)),
-                header_timeout_ms: Some(millis(http.header_timeout)),
-                max_header_bytes: Some(http.max_header_bytes as u64),
-                write_timeout_ms: Some(millis(http.write_timeout)),
-                max_connections: Some(http.max_connections as u64),
-                max_connections_per_ip: Some(http.max_connections_per_ip as u64),
-                max_waiting_connections: Some(http.max_waiting_connections as u64),
-                probe_listen: None,
-                max_body_memory_bytes: Some(http.max_body_memory_bytes as u64),
-                max_streams: Some(http.max_streams as u64),
-                keep_alive_ms: Some(millis(http.keep_alive)),
-                shutdown_grace_ms: Some(millis(http.shutdown_grace)),
-                rate_per_ip_per_s: Some(http.rate_per_ip_per_s.unwrap_or(0)),
                 trusted_proxies: Some(Vec::new()),
-                hosts: Some(http.hosts),
+                hosts: Some(Vec::new()),
                 cors_origins: Some(Vec::new()),
-                max_open_requests: Some(open.max_requests),
-                max_open_bytes: Some(open.max_bytes),
-                metrics: Some(RawMetrics::Open),
-            },
-            page_key: RawPageKey {
-                rate_per_ip_per_s: Some(http.page_key.rate_per_ip_per_s.get()),
-                burst_per_ip: Some(http.page_key.burst_per_ip.get()),
-                max_requests_per_hour: Some(http.page_key.max_requests_per_hour),
-                hourly_budget_percent: Some(http.page_key.hourly_budget_percent),
-                budget_percent: Some(http.page_key.budget_percent),
-                max_cost_wei: None,
+                ..RawServer::default()
             },
             ledger: RawLedger {
                 path: Some(DEFAULT_PATH.to_owned()),
-                busy_timeout_ms: Some(sqlite.busy_timeout_ms),
-                read_connections: Some(sqlite.read_connections),
-                cache_kib: Some(sqlite.cache_kib),
-                checkpoint_pages: Some(sqlite.checkpoint_pages),
-                check_at_start: Some(sqlite.check_at_start),
-                queue_len: Some(group.queue_len as u64),
-                max_group: Some(group.max_group as u64),
-                event_backlog: Some(group.event_backlog as u64),
-                log_head_interval_ms: Some(millis(group.log_head_interval)),
-                max_refusal_sums: Some(group.max_refusal_sums as u64),
-                url: None,
                 insecure: Some(false),
-                schema: Some(shared.schema),
-                instance: None,
-                lease_ms: Some(millis(shared.cluster.lease)),
-                follow_interval_ms: Some(millis(shared.cluster.follow_interval)),
-                accept_timeout_ms: Some(millis(shared.cluster.accept_timeout)),
-                connect_timeout_ms: Some(millis(shared.connect_timeout)),
-                statement_timeout_ms: Some(millis(shared.statement_timeout)),
-                idle_timeout_ms: Some(millis(shared.idle_timeout)),
+                schema: Some(DEFAULT_SCHEMA.to_owned()),
+                ..RawLedger::default()
             },
-            request: RawRequest {
-                default_within_ms: Some(millis(DEFAULT_WITHIN)),
-                default_expiry_ms: Some(millis(DEFAULT_EXPIRY)),
-                max_within_ms: Some(millis(DEFAULT_MAX_WITHIN)),
-            },
-            log: RawLog { format: Some(RawLogFormat::Text), level: Some(log.filter) },
+            log: RawLog { format: Some(RawLogFormat::Text), level: Some(LogConfig::default().filter) },
             ..Self::default()
         }
     }
@@ -126,12 +67,24 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn size(value: Option<u64>, default: usize) -> usize {
-    value.map_or(default, |value| usize::try_from(value).unwrap_or(usize::MAX))
-}
-
-fn span(value: Option<u64>, default: Duration) -> Duration {
-    value.map_or(default, Duration::from_millis)
+/// `group` with the operator's keys over it, one by one, so that each that is wrong is told.
+fn layered<T: Group + Serialize + DeserializeOwned>(
+    check: &mut Check<'_>,
+    key: &str,
+    given: &Table,
+    mut group: T,
+) -> T {
+    for (name, value) in given {
+        let with = Table::try_from(&group).map_err(|error| error.to_string()).and_then(|mut table| {
+            table.insert(name.clone(), value.clone());
+            table.try_into().map_err(|error| error.message().to_owned())
+        });
+        match with {
+            Ok(with) => group.take(with),
+            Err(message) => check.fail(&join(key, name), None, plain::expectation(&message), ""),
+        }
+    }
+    group
 }
 
 /// Whether `text` could be the URL of a node.
@@ -235,34 +188,32 @@ pub(super) fn validate(
             "add a [[tenant]] with id = \"default\" that says what they may: `targets`, or a `budget`",
         );
     }
-    let usual = OpenLimits::default();
-    let open_limits = OpenLimits {
-        max_requests: server.max_open_requests.unwrap_or(usual.max_requests),
-        max_bytes: server.max_open_bytes.unwrap_or(usual.max_bytes),
-    };
-    let shared = shared_ledger(&mut check, &ledger, listen_text);
-    let (sqlite, group_commit) = storage(&mut check, ledger);
+    let open_limits = layered(&mut check, "server", &server.given, OpenLimits::usual());
+    let (sqlite, group_commit) = storage(&mut check, &ledger);
+    let shared = shared_ledger(&mut check, &ledger, &sqlite, listen_text);
 
-    let default_within = span(request.default_within_ms, DEFAULT_WITHIN);
-    let max_within = span(request.max_within_ms, DEFAULT_MAX_WITHIN);
+    let mut request_limits = layered(&mut check, "request", &request.given, RequestLimits::usual());
+    let RequestLimits { default_within, default_expiry, max_within } = &mut request_limits;
+    if !request.given.contains_key("default_expiry_ms") {
+        *default_expiry = (*default_expiry).max(*default_within);
+    }
     if default_within > max_within {
         check.fail(
             "request.default_within_ms",
-            Some(&millis(default_within).to_string()),
-            format!("is above `request.max_within_ms` = {}", millis(max_within)),
+            Some(&millis(*default_within).to_string()),
+            format!("is above `request.max_within_ms` = {}", millis(*max_within)),
             "lower the first or raise the second",
         );
     }
-    let default_expiry = span(request.default_expiry_ms, DEFAULT_EXPIRY.max(default_within));
     if default_expiry < default_within {
         check.fail(
             "request.default_expiry_ms",
-            Some(&millis(default_expiry).to_string()),
-            format!("is below `request.default_within_ms` = {}", millis(default_within)),
+            Some(&millis(*default_expiry).to_string()),
+            format!("is below `request.default_within_ms` = {}", millis(*default_within)),
             "raise the first or lower the second",
         );
     }
-    let http = http_limits(&mut check, server, &page_key, default_expiry);
+    let http = http_limits(&mut check, server, &page_key, request_limits.default_expiry);
     let log_defaults = LogConfig::default();
     let log =
         LogConfig { is_json: log.format == Some(RawLogFormat::Json), filter: log.level.unwrap_or(log_defaults.filter) };
@@ -336,9 +287,7 @@ pub(super) fn validate(
         shared,
         group_commit,
         identity,
-        default_within,
-        max_within,
-        default_expiry,
+        request: request_limits,
         open_limits,
         log,
         chains,

@@ -41,7 +41,8 @@ use axum::{
     routing::{get, post},
 };
 use hyper::body::Body as _;
-use slackwater::relay::Relay;
+use serde::{Deserialize, Serialize};
+use slackwater::{choice, keys, relay::Relay};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -60,11 +61,11 @@ use problem::Problem;
 use scopes::Need;
 use web::{Asked, Origins, WebRules};
 
-/// Access to `/metrics`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// Readers of `/metrics`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum MetricsAccess {
     /// Everybody who reaches the port.
-    #[default]
     Open,
     /// Operators' API keys.
     Operator,
@@ -72,83 +73,62 @@ pub enum MetricsAccess {
     Off,
 }
 
-/// Limits and rules of the HTTP side. Every field is a configuration key `server.<name>`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HttpLimits {
-    /// Largest body of a single request (`max_body_bytes`).
-    pub max_body_bytes: usize,
-    /// Largest body of a batch (`max_batch_body_bytes`).
-    pub max_batch_body_bytes: usize,
-    /// Most requests in a batch (`max_batch_items`).
-    pub max_batch_items: usize,
-    /// Largest body of an import of models (`max_import_body_bytes`).
-    pub max_import_body_bytes: usize,
-    /// Longest time that a body may take to arrive (`body_timeout_ms`).
-    pub body_timeout: Duration,
-    /// Longest time that the headers of a call may take to arrive (`header_timeout_ms`).
-    pub header_timeout: Duration,
-    /// Longest start line and headers of a call, bytes (`max_header_bytes`).
-    pub max_header_bytes: usize,
-    /// Longest time that a peer may read nothing while data waits for it (`write_timeout_ms`).
-    pub write_timeout: Duration,
-    /// Most concurrent connections (`max_connections`).
-    pub max_connections: usize,
-    /// Most connections from one address, or one IPv6 /64 (`max_connections_per_ip`).
-    pub max_connections_per_ip: usize,
-    /// Most connections that wait for a place (`max_waiting_connections`).
-    pub max_waiting_connections: usize,
-    /// Second address on which probes are answered; `None` is only on `listen` (`probe_listen`).
-    pub probe_listen: Option<SocketAddr>,
-    /// Most bytes that the bodies of all calls hold at a time, and most that the answers hold
-    /// (`max_body_memory_bytes`).
-    pub max_body_memory_bytes: usize,
-    /// Most concurrent event streams (`max_streams`).
-    pub max_streams: usize,
-    /// Longest silence of an event stream (`keep_alive_ms`).
-    pub keep_alive: Duration,
-    /// Longest wait for requests in progress at shutdown (`shutdown_grace_ms`).
-    pub shutdown_grace: Duration,
-    /// Most calls per second without a valid key from one address, or one IPv6 /64; `None` is unlimited
-    /// (`rate_per_ip_per_s`).
-    pub rate_per_ip_per_s: Option<u32>,
-    /// Proxies whose `X-Forwarded-For` is trusted (`trusted_proxies`).
-    pub trusted_proxies: Vec<Cidr>,
-    /// Web origins that may call; none means that pages of other origins can't (`cors_origins`).
-    pub cors_origins: Origins,
-    /// Host names of the relayer, besides addresses and `localhost` (`hosts`).
-    pub hosts: Vec<String>,
-    /// Access to `/metrics` (`metrics`).
-    pub metrics: MetricsAccess,
-    /// Caps of page keys (`page_key`).
-    pub page_key: PageLimits,
-}
+choice!(MetricsAccess: Open "open", Operator "operator", Off "off");
 
-impl Default for HttpLimits {
-    fn default() -> Self {
-        Self {
-            max_body_bytes: 1 << 20,
-            max_batch_body_bytes: 4 << 20,
-            max_batch_items: 1_000,
-            max_import_body_bytes: 16 << 20,
-            body_timeout: Duration::from_secs(15),
-            header_timeout: Duration::from_secs(10),
-            max_header_bytes: 16_384,
-            write_timeout: Duration::from_secs(15),
-            max_connections: 1_024,
-            max_connections_per_ip: 256,
-            max_waiting_connections: 512,
-            probe_listen: None,
-            max_body_memory_bytes: 64 << 20,
-            max_streams: 512,
-            keep_alive: Duration::from_secs(15),
-            shutdown_grace: Duration::from_secs(10),
-            rate_per_ip_per_s: Some(100),
-            trusted_proxies: Vec::new(),
-            cors_origins: Origins::default(),
-            hosts: Vec::new(),
-            metrics: MetricsAccess::Open,
-            page_key: PageLimits::default(),
-        }
+keys! {
+    /// Limits and rules of the HTTP side, keys of `server`.
+    pub struct HttpLimits = usual();
+
+    /// Largest body of a single request.
+    max_body_bytes: usize [1_024..=67_108_864] = 1 << 20;
+    /// Largest body of a batch.
+    max_batch_body_bytes: usize [1_024..=268_435_456] = 4 << 20;
+    /// Most requests in a batch.
+    max_batch_items: usize [1..=10_000] = 1_000;
+    /// Largest body of an import of models.
+    max_import_body_bytes: usize [1_024..=268_435_456] = 16 << 20;
+    /// Longest time that a body may take to arrive.
+    body_timeout "body_timeout_ms": Duration [100..=600_000] = Duration::from_secs(15);
+    /// Longest time that a call's headers may take to arrive.
+    header_timeout "header_timeout_ms": Duration [100..=600_000] = Duration::from_secs(10);
+    /// Longest start line and headers of a call, bytes; `431` beyond.
+    max_header_bytes: usize [4_096..=1_048_576] = 16_384;
+    /// Longest time that a caller may read nothing while an answer or event waits for it; its connection is closed then.
+    write_timeout "write_timeout_ms": Duration [100..=600_000] = Duration::from_secs(15);
+    /// Most connections at a time; further ones wait. Probes are answered all the same.
+    max_connections: usize [1..=1_000_000] = 1_024;
+    /// Most connections from one address (IPv6: from one /64); further ones are refused. Of a trusted proxy, most calls at a
+    /// time for one of its clients.
+    max_connections_per_ip: usize [1..=1_000_000] = 256;
+    /// Most connections that wait for a place. Beyond, the one that has waited longest is refused, of the address with most
+    /// of them.
+    max_waiting_connections: usize [16..=100_000] = 512;
+    /// Most memory for bodies of all calls together, and as much for large answers until they are sent; `503 overloaded` beyond.
+    /// One tenant holds at most three times what stays free, its page keys a third of what stays free, or one body. Bodies and answers up to
+    /// 16 KiB are not counted. Answers of `/metrics` have a sixteenth of it for themselves, at least 4 MiB.
+    max_body_memory_bytes: usize [1_048_576..=68_719_476_736] = 64 << 20;
+    /// Most event streams at a time; `429 too_many_streams` beyond.
+    max_streams: usize [0..=1_000_000] = 512;
+    /// Longest silence of an event stream: a comment is sent then. Clients take a stream that is silent for 60 s for lost.
+    keep_alive "keep_alive_ms": Duration [100..=600_000] = Duration::from_secs(15);
+    /// Longest wait for calls in progress at shutdown.
+    shutdown_grace "shutdown_grace_ms": Duration [0..=600_000] = Duration::from_secs(10);
+    /// Most calls per second from one address (IPv6: from one /64) without a valid API key; 0 is unlimited. Calls with a key
+    /// count for `tenant.rate_per_s` instead. Programs on this machine are exempt unless they pass calls on.
+    rate_per_ip_per_s: Option<u32> [0..=1_000_000] = Some(100);
+    /// Readers of `/metrics`: `open` (everybody), `operator` (by API key) or `off`.
+    metrics: MetricsAccess = MetricsAccess::Open;
+    beside {
+        /// Address where probes are answered besides; `None` is only on `listen` (`probe_listen`).
+        probe_listen: Option<SocketAddr> = None;
+        /// Proxies whose word about their clients counts (`trusted_proxies`).
+        trusted_proxies: Vec<Cidr> = Vec::new();
+        /// Web origins that may call; none means that browsers of other origins can't (`cors_origins`).
+        cors_origins: Origins = Origins::default();
+        /// Names that the relayer answers to, besides addresses and `localhost` (`hosts`).
+        hosts: Vec<String> = Vec::new();
+        /// Caps of keys that stand in web pages (`page_key`).
+        page_key: PageLimits = PageLimits::usual();
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 
 use alloy_primitives::{Address, FixedBytes, U256};
 use slackwater::{
-    Timestamp,
+    Timestamp, keys,
     ledger::{EndedByKey, EventRecord, KeyUse, LedgerError, OpenByKey},
     policy::Budget,
     relay::{Relay, SubmitItem},
@@ -36,38 +36,31 @@ const SWEEP_LEN: usize = 100;
 /// Time for which a submission whose commit is in doubt may still turn up.
 const DOUBT: Duration = Duration::from_secs(600);
 
-/// Caps of page keys. Every field is a configuration key `page_key.<name>`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PageLimits {
-    /// Calls per second of one address, or one IPv6 /64, with a page key (`rate_per_ip_per_s`).
-    pub rate_per_ip_per_s: NonZeroU32,
-    /// Calls that one address may make at once (`burst_per_ip`).
-    pub burst_per_ip: NonZeroU32,
-    /// Most requests of one key in an hour (`max_requests_per_hour`).
-    pub max_requests_per_hour: u64,
-    /// Share of the tenant's budget that requests of its page keys may hold and spend in an hour, percent
-    /// (`hourly_budget_percent`).
-    pub hourly_budget_percent: u32,
-    /// Share of the tenant's budget that they may hold and spend in its period, and their share of its open requests,
-    /// percent (`budget_percent`).
-    pub budget_percent: u32,
-    /// Highest cost of one such request, wei; `None` is unlimited (`max_cost_wei`).
-    pub max_cost_wei: Option<U256>,
-    /// Furthest deadline (`request.default_expiry_ms`).
-    pub max_within: Duration,
+keys! {
+    /// Caps of page keys, keys of `page_key`.
+    pub struct PageLimits = usual();
+
+    /// Calls per second of one address (IPv6: of one /64).
+    rate_per_ip_per_s: NonZeroU32 [1..=1_000_000] = NonZeroU32::MIN.saturating_add(1);
+    /// Calls that one address may make at once.
+    burst_per_ip: NonZeroU32 [1..=1_000_000] = NonZeroU32::MIN.saturating_add(19);
+    /// Requests that one key may submit in an hour.
+    max_requests_per_hour: u64 [0..=1_000_000_000] = 1_000;
+    /// Percent of the tenant's budget that requests of its page keys may hold and spend in an hour.
+    hourly_budget_percent: u32 [0..=100] = 10;
+    /// Percent of the tenant's budget that they may hold and spend in its period, and of its open requests that may be theirs.
+    budget_percent: u32 [0..=100] = 50;
+    beside {
+        /// Most wei that one of them may cost; `None` is unlimited (`max_cost_wei`).
+        max_cost_wei: Option<U256> = None;
+        /// Furthest deadline (`request.default_expiry_ms`).
+        max_within: Duration = Duration::from_millis(HOUR_MS);
+    }
 }
 
 impl Default for PageLimits {
     fn default() -> Self {
-        Self {
-            rate_per_ip_per_s: NonZeroU32::MIN.saturating_add(1),
-            burst_per_ip: NonZeroU32::MIN.saturating_add(19),
-            max_requests_per_hour: 1_000,
-            hourly_budget_percent: 10,
-            budget_percent: 50,
-            max_cost_wei: None,
-            max_within: Duration::from_millis(HOUR_MS),
-        }
+        Self::usual()
     }
 }
 

@@ -336,13 +336,13 @@ fn a_shared_ledger_is_configured_by_its_url() {
     let shared = config.shared.as_ref().expect("a shared ledger");
     assert_eq!(shared.schema, "slackwater");
     assert_eq!(shared.cluster.lease, Duration::from_secs(5));
-    assert!(shared.idle_timeout < shared.cluster.lease);
+    assert!(shared.timeouts.idle < shared.cluster.lease);
     let postgres = shared.resolve().unwrap();
     assert_eq!(postgres.place(), "postgres://db.example.org:5433/money");
     assert!(postgres.is_private());
     let short = load(&with_ledger("url = \"env:DB\"\nlease_ms = 1000\ninstance = \"a\""), &[], &[]).unwrap();
     let shared = short.shared.expect("a shared ledger");
-    assert_eq!((shared.idle_timeout, shared.cluster.instance.as_str()), (Duration::from_millis(500), "a"));
+    assert_eq!((shared.timeouts.idle, shared.cluster.instance.as_str()), (Duration::from_millis(500), "a"));
 }
 
 #[test]

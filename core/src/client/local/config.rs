@@ -8,7 +8,7 @@ use crate::{
     chain::{DEFAULT_DEADLINE_SKEW_S, DEFAULT_MAX_TX_BYTES, FinalityRule, Fork, ReplacementRule},
     schedule::RecordRule,
     time::millis,
-    tuning::{BatchTuning, FeeTuning, LaneTuning, Range, check},
+    tuning::{BatchTuning, FeeTuning, Group, LaneTuning, Range, check},
 };
 
 /// Send policy for requests with slack.

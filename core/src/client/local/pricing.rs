@@ -104,7 +104,7 @@ impl Pricing {
 
     /// The smallest tip with the wanted chance of inclusion within `blocks`, wei per gas.
     pub(super) fn tip(&self, config: &LocalConfig, blocks: u32) -> u128 {
-        let learned = self.tips.tip(f64::from(config.fees.tip_target_permille) / 1_000.0, blocks).unwrap_or(0);
+        let learned = self.tips.tip(config.fees.tip_target(), blocks).unwrap_or(0);
         // One node tells the tips: it must not set the price. Where the chain takes no less, there is room above that.
         let ceiling = tip_bound(config.min_priority_fee_wei_per_gas, config.fees.tip_ceiling_wei_per_gas, None);
         learned.min(ceiling).max(config.min_priority_fee_wei_per_gas).max(1)

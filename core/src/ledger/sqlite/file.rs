@@ -13,6 +13,7 @@ use sqlx::{
 };
 
 use crate::{
+    keys,
     ledger::{FaultKind, LedgerError, StorageFault, migrations, rows::storage_error},
     private,
 };
@@ -20,36 +21,30 @@ use crate::{
 /// `PRAGMA application_id` of our files: "SLKW".
 const APPLICATION_ID: u32 = 0x534c_4b57;
 
-/// Location and options of the embedded ledger.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SqliteConfig {
-    /// The database file, created if absent (`ledger.path`). Beside it: `-wal`, `-shm`, and `.lock`.
-    pub path: PathBuf,
-    /// Time limit for a lock that another program holds on the file, such as a backup (`ledger.busy_timeout_ms`).
-    pub busy_timeout_ms: u64,
-    /// Number of read connections (`ledger.read_connections`), at least 1.
-    pub read_connections: u32,
-    /// Page cache of the writing connection, KiB (`ledger.cache_kib`). The random indexes (ids, sequences, keys) should
-    /// fit: about 150 bytes per stored request.
-    pub cache_kib: u32,
-    /// Size of the write-ahead log that triggers a checkpoint, pages of 4 KiB (`ledger.checkpoint_pages`). The commit
-    /// that reaches it waits for the copy; a larger log copies less in total.
-    pub checkpoint_pages: u32,
-    /// True to read the whole file at start and refuse an inconsistent one (`ledger.check_at_start`).
-    pub check_at_start: bool,
+keys! {
+    /// A database file, and how it is used.
+    pub struct SqliteConfig = usual();
+
+    /// Longest wait for a lock that another program holds on the file, such as a backup.
+    busy_timeout "busy_timeout_ms": Duration [0..=600_000] = Duration::from_secs(5);
+    /// Connections for reading.
+    read_connections: u32 [1..=256] = 4;
+    /// Page cache of the writing connection, KiB.
+    cache_kib: u32 [64..=16_777_216] = 16 * 1_024;
+    /// Pages of 4 KiB in the write-ahead log after which it is copied into the database.
+    checkpoint_pages: u32 [100..=1_000_000] = 4_096;
+    /// Read the whole file at start, and refuse to start on one that does not hold together. The time grows with its size.
+    check_at_start: bool = true;
+    beside {
+        /// The file, created if absent. Beside it: `-wal`, `-shm`, and `.lock`.
+        path: PathBuf = PathBuf::new();
+    }
 }
 
 impl SqliteConfig {
     /// The default options for the file at `path`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self {
-            path: path.into(),
-            busy_timeout_ms: 5_000,
-            read_connections: 4,
-            cache_kib: 16 * 1_024,
-            checkpoint_pages: 4_096,
-            check_at_start: true,
-        }
+        Self { path: path.into(), ..Self::usual() }
     }
 
     fn lock_path(&self) -> PathBuf {
@@ -59,10 +54,7 @@ impl SqliteConfig {
     }
 
     pub(in crate::ledger) fn options(&self) -> SqliteConnectOptions {
-        SqliteConnectOptions::new()
-            .filename(&self.path)
-            .busy_timeout(Duration::from_millis(self.busy_timeout_ms))
-            .disable_statement_logging()
+        SqliteConnectOptions::new().filename(&self.path).busy_timeout(self.busy_timeout).disable_statement_logging()
     }
 
     pub(super) fn writing(&self) -> SqliteConnectOptions {

@@ -8,6 +8,7 @@ use std::{
 use alloy_primitives::Address;
 
 use super::lease::Lease;
+use crate::keys;
 
 /// A chain service's view of its cluster.
 #[derive(Debug)]
@@ -29,28 +30,25 @@ impl Membership {
     }
 }
 
-/// Settings of a relay that shares its ledger.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClusterConfig {
-    /// This instance's human-readable name (`ledger.instance`).
-    pub instance: String,
-    /// Duration of a lease (`ledger.lease_ms`). It is renewed every third of this; a takeover happens after it expires,
-    /// at the earliest.
-    pub lease: Duration,
-    /// Interval at which an instance polls for the others' commits (`ledger.follow_interval_ms`).
-    pub follow_interval: Duration,
-    /// Longest wait of a caller for the commit of a submission (`ledger.accept_timeout_ms`); after that the answer is
-    /// that the commit is in doubt.
-    pub accept_timeout: Duration,
+keys! {
+    /// Pace of an instance among several.
+    pub struct ClusterConfig = usual();
+
+    /// Time that the lease on a chain's lanes lasts. Another instance takes over after it, at the earliest. With `url`.
+    lease "lease_ms": Duration [500..=600_000] = Duration::from_secs(5);
+    /// Time between an instance's looks for what others have committed. With `url`.
+    follow_interval "follow_interval_ms": Duration [10..=10_000] = Duration::from_millis(100);
+    /// Longest wait of a caller for the commit of what it submits; then it gets `storage_unavailable`. With `url`, and
+    /// while the storage is away.
+    accept_timeout "accept_timeout_ms": Duration [100..=600_000] = Duration::from_secs(5);
+    beside {
+        /// This instance's name for people (`ledger.instance`).
+        instance: String = format!("pid-{}", std::process::id());
+    }
 }
 
 impl Default for ClusterConfig {
     fn default() -> Self {
-        Self {
-            instance: format!("pid-{}", std::process::id()),
-            lease: Duration::from_secs(5),
-            follow_interval: Duration::from_millis(100),
-            accept_timeout: Duration::from_secs(5),
-        }
+        Self::usual()
     }
 }

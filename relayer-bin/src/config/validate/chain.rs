@@ -8,7 +8,7 @@ use slackwater::{
 };
 use toml::Table;
 
-use super::{Check, is_http_url, is_ws_url};
+use super::{Check, is_http_url, is_ws_url, layered};
 use crate::config::{
     ChainConfig, EndpointConfig, RawChain, RawForwarder, RawRpc, RawSigner, SignerConfig, UrlText,
     layers::{join, merge},
@@ -49,7 +49,7 @@ pub(super) fn chain_config(check: &mut Check<'_>, key: &str, raw: RawChain) -> O
     }
     let forwarders = forwarders(check, key, &raw.forwarders);
     let spec = spec?;
-    let tuning = tuning(check, key, &raw.tuning, &spec);
+    let tuning = tuning(check, key, &raw.given, &spec);
     Some(ChainConfig { spec, tuning, endpoints, signers, forwarders })
 }
 
@@ -235,19 +235,9 @@ pub(super) fn forwarders(check: &mut Check<'_>, key: &str, raw: &[RawForwarder])
     setups
 }
 
-/// The defaults with the operator's keys over them, one by one, so that each that is wrong is told.
 fn tuning(check: &mut Check<'_>, key: &str, given: &Table, spec: &ChainSpec) -> ChainTuning {
-    let (mut tuning, block) = (ChainTuning::for_spec(spec), spec.block_time());
-    for (name, value) in given {
-        let with = Table::try_from(&tuning).map_err(|error| error.to_string()).and_then(|mut table| {
-            table.insert(name.clone(), value.clone());
-            table.try_into().map_err(|error| error.message().to_owned())
-        });
-        match with {
-            Ok(with) => tuning = with,
-            Err(message) => check.fail(&join(key, name), None, plain::expectation(&message), ""),
-        }
-    }
+    let block = spec.block_time();
+    let mut tuning = layered(check, key, given, ChainTuning::for_spec(spec));
     tuning.fill(block, |name| given.contains_key(name));
     let pace = tuning.pace_problem().map(|problem| ("subscribed_poll_interval_ms", problem));
     for (name, problem) in tuning.problems(block).into_iter().chain(pace) {

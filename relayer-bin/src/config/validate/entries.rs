@@ -1,8 +1,11 @@
 //! Every value in force, and where it comes from.
 
+use slackwater::relay::ClusterConfig;
+use toml::Table;
+
 use crate::{
     config::{
-        Config, Entry, Mark, Origin, RawConfig, UrlText,
+        Config, Entry, Mark, Origin, RawConfig, SharedTimeouts, UrlText,
         layers::{Layers, join},
         plain, schema,
         secret::SecretText,
@@ -41,13 +44,37 @@ pub(super) fn entries(config: &Config, layers: &Layers, presets: &[Option<String
             }
         });
     }
-    for (index, chain) in config.chains.iter().enumerate() {
-        for (name, value) in toml::Table::try_from(&chain.tuning).unwrap_or_default() {
-            let key = format!("chain.{index}.{name}");
+    let shared = config.shared.as_ref();
+    let cluster = shared.map_or_else(ClusterConfig::usual, |shared| shared.cluster.clone());
+    let timeouts = shared.map_or_else(SharedTimeouts::usual, |shared| shared.timeouts);
+    let mut groups: Vec<_> = [
+        ("server", Table::try_from(&config.http)),
+        ("server", Table::try_from(config.open_limits)),
+        ("page_key", Table::try_from(&config.http.page_key)),
+        ("request", Table::try_from(config.request)),
+        ("ledger", Table::try_from(&config.sqlite)),
+        ("ledger", Table::try_from(config.group_commit)),
+        ("ledger", Table::try_from(cluster)),
+        ("ledger", Table::try_from(timeouts)),
+    ]
+    .map(|(section, values)| (section.to_owned(), values))
+    .into();
+    groups.extend(
+        config
+            .chains
+            .iter()
+            .enumerate()
+            .map(|(index, chain)| (format!("chain.{index}"), Table::try_from(&chain.tuning))),
+    );
+    for (section, values) in groups {
+        for (name, value) in values.unwrap_or_default() {
+            let key = join(&section, &name);
             if !is_given(&entries, &key) {
                 entries.push(Entry::plain(key, value.to_string(), Origin::Default));
             }
         }
+    }
+    for (index, chain) in config.chains.iter().enumerate() {
         let origin = match presets.get(index) {
             Some(Some(name)) => Origin::Preset(name.clone()),
             _ => Origin::Default,

@@ -1,37 +1,24 @@
 //! Server, ledger, storage.
 
-use std::{net::SocketAddr, num::NonZeroU32, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use slackwater::{
     ledger::{GroupCommitConfig, SqliteConfig},
     relay::ClusterConfig,
 };
 
-use super::{Check, DEFAULT_PATH, is_http_url, millis, size, span};
+use super::{Check, DEFAULT_PATH, DEFAULT_SCHEMA, is_http_url, layered, millis};
 use crate::{
     config::{
-        RawLedger, RawMetrics, RawPageKey, RawServer, SharedLedger, TenantConfig, plain,
+        RawLedger, RawPageKey, RawServer, SharedLedger, SharedTimeouts, TenantConfig, plain,
         secret::{REFERENCE_FORMS, SecretRef},
     },
-    http::{HttpLimits, MetricsAccess, page::PageLimits, peer::Cidr, web::Origins},
+    http::{HttpLimits, page::PageLimits, peer::Cidr, web::Origins},
 };
 
 /// Scheme and host, perhaps a port or `:*`.
 pub(super) fn is_origin(text: &str) -> bool {
     is_http_url(text.strip_suffix(":*").unwrap_or(text)) && text.matches('/').count() == 2
-}
-
-fn page_limits(raw: &RawPageKey, max_within: Duration) -> PageLimits {
-    let defaults = PageLimits::default();
-    PageLimits {
-        rate_per_ip_per_s: raw.rate_per_ip_per_s.and_then(NonZeroU32::new).unwrap_or(defaults.rate_per_ip_per_s),
-        burst_per_ip: raw.burst_per_ip.and_then(NonZeroU32::new).unwrap_or(defaults.burst_per_ip),
-        max_requests_per_hour: raw.max_requests_per_hour.unwrap_or(defaults.max_requests_per_hour),
-        hourly_budget_percent: raw.hourly_budget_percent.unwrap_or(defaults.hourly_budget_percent),
-        budget_percent: raw.budget_percent.unwrap_or(defaults.budget_percent),
-        max_cost_wei: raw.max_cost_wei.map(|wei| wei.0),
-        max_within,
-    }
 }
 
 pub(super) fn http_limits(
@@ -40,7 +27,6 @@ pub(super) fn http_limits(
     page_key: &RawPageKey,
     default_expiry: Duration,
 ) -> HttpLimits {
-    let defaults = HttpLimits::default();
     let cors_origins = raw.cors_origins.unwrap_or_default();
     for (index, origin) in cors_origins.iter().enumerate() {
         if origin != "*" && !is_origin(origin) {
@@ -77,37 +63,27 @@ pub(super) fn http_limits(
         }
         address
     });
+    let page_limits = PageLimits {
+        max_cost_wei: page_key.max_cost_wei.map(|wei| wei.0),
+        max_within: default_expiry,
+        ..layered(check, "page_key", &page_key.given, PageLimits::usual())
+    };
     HttpLimits {
-        max_body_bytes: size(raw.max_body_bytes, defaults.max_body_bytes),
-        max_batch_body_bytes: size(raw.max_batch_body_bytes, defaults.max_batch_body_bytes),
-        max_batch_items: size(raw.max_batch_items, defaults.max_batch_items),
-        max_import_body_bytes: size(raw.max_import_body_bytes, defaults.max_import_body_bytes),
-        body_timeout: span(raw.body_timeout_ms, defaults.body_timeout),
-        header_timeout: span(raw.header_timeout_ms, defaults.header_timeout),
-        max_header_bytes: size(raw.max_header_bytes, defaults.max_header_bytes),
-        write_timeout: span(raw.write_timeout_ms, defaults.write_timeout),
-        max_connections: size(raw.max_connections, defaults.max_connections),
-        max_connections_per_ip: size(raw.max_connections_per_ip, defaults.max_connections_per_ip),
-        max_waiting_connections: size(raw.max_waiting_connections, defaults.max_waiting_connections),
         probe_listen,
-        max_body_memory_bytes: size(raw.max_body_memory_bytes, defaults.max_body_memory_bytes),
-        max_streams: size(raw.max_streams, defaults.max_streams),
-        keep_alive: span(raw.keep_alive_ms, defaults.keep_alive),
-        shutdown_grace: span(raw.shutdown_grace_ms, defaults.shutdown_grace),
-        rate_per_ip_per_s: raw.rate_per_ip_per_s.map_or(defaults.rate_per_ip_per_s, |rate| (rate > 0).then_some(rate)),
         trusted_proxies,
         cors_origins: Origins::new(cors_origins),
         hosts,
-        metrics: match raw.metrics {
-            None | Some(RawMetrics::Open) => MetricsAccess::Open,
-            Some(RawMetrics::Operator) => MetricsAccess::Operator,
-            Some(RawMetrics::Off) => MetricsAccess::Off,
-        },
-        page_key: page_limits(page_key, default_expiry),
+        page_key: page_limits,
+        ..layered(check, "server", &raw.given, HttpLimits::usual())
     }
 }
 
-pub(super) fn shared_ledger(check: &mut Check<'_>, raw: &RawLedger, listen: &str) -> Option<SharedLedger> {
+pub(super) fn shared_ledger(
+    check: &mut Check<'_>,
+    raw: &RawLedger,
+    sqlite: &SqliteConfig,
+    listen: &str,
+) -> Option<SharedLedger> {
     let text = raw.url.as_ref()?;
     let url = if is_postgres_url(&text.0) {
         Some(SecretRef::Inline(crate::config::Secret::new(&text.0)))
@@ -125,8 +101,7 @@ pub(super) fn shared_ledger(check: &mut Check<'_>, raw: &RawLedger, listen: &str
     if is_postgres_url(&text.0) && has_password(&text.0) && !check.allow_inline {
         check.fail("ledger.url", None, "a password must not stand in the configuration (hidden)", REFERENCE_FORMS);
     }
-    let defaults = SharedLedger::default();
-    let schema = raw.schema.clone().unwrap_or(defaults.schema);
+    let schema = raw.schema.clone().unwrap_or_else(|| DEFAULT_SCHEMA.to_owned());
     let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     if schema.is_empty() || schema.len() > 63 || !schema.chars().all(is_name) {
         check.fail("ledger.schema", Some(&schema), "is no name of a schema", "use at most 63 of a-z, 0-9 and _");
@@ -135,8 +110,13 @@ pub(super) fn shared_ledger(check: &mut Check<'_>, raw: &RawLedger, listen: &str
         check.name("ledger.instance", instance);
     }
     check.name("ledger.schema", &schema);
-    let lease = span(raw.lease_ms, defaults.cluster.lease);
-    let idle_timeout = span(raw.idle_timeout_ms, defaults.idle_timeout.min(lease / 2));
+    let instance = raw.instance.clone().unwrap_or_else(|| format!("{listen}#{}", std::process::id()));
+    let cluster = ClusterConfig { instance, ..layered(check, "ledger", &raw.given, ClusterConfig::usual()) };
+    let mut timeouts = layered(check, "ledger", &raw.given, SharedTimeouts::usual());
+    if !raw.given.contains_key("idle_timeout_ms") {
+        timeouts.idle = timeouts.idle.min(cluster.lease / 2);
+    }
+    let (idle_timeout, lease) = (timeouts.idle, cluster.lease);
     if idle_timeout >= lease {
         check.fail(
             "ledger.idle_timeout_ms",
@@ -145,21 +125,13 @@ pub(super) fn shared_ledger(check: &mut Check<'_>, raw: &RawLedger, listen: &str
             "an instance that stands still would hold up whoever takes over",
         );
     }
-    let instance = raw.instance.clone().unwrap_or_else(|| format!("{listen}#{}", std::process::id()));
     Some(SharedLedger {
         url: url?,
         is_insecure: raw.insecure.unwrap_or(false),
         schema,
-        read_connections: raw.read_connections.unwrap_or(defaults.read_connections),
-        connect_timeout: span(raw.connect_timeout_ms, defaults.connect_timeout),
-        statement_timeout: span(raw.statement_timeout_ms, defaults.statement_timeout),
-        idle_timeout,
-        cluster: ClusterConfig {
-            instance,
-            lease,
-            follow_interval: span(raw.follow_interval_ms, defaults.cluster.follow_interval),
-            accept_timeout: span(raw.accept_timeout_ms, defaults.cluster.accept_timeout),
-        },
+        read_connections: sqlite.read_connections,
+        timeouts,
+        cluster,
     })
 }
 
@@ -206,8 +178,8 @@ pub(super) fn check_shares(check: &mut Check<'_>, tenants: &[TenantConfig]) {
     }
 }
 
-pub(super) fn storage(check: &mut Check<'_>, raw: RawLedger) -> (SqliteConfig, GroupCommitConfig) {
-    let path = raw.path.unwrap_or_else(|| DEFAULT_PATH.to_owned());
+pub(super) fn storage(check: &mut Check<'_>, raw: &RawLedger) -> (SqliteConfig, GroupCommitConfig) {
+    let path = raw.path.clone().unwrap_or_else(|| DEFAULT_PATH.to_owned());
     if path.is_empty() || path == ":memory:" {
         check.fail("ledger.path", Some(&path), "would lose what was accepted", "name a file on a disk that survives");
     }
@@ -223,24 +195,10 @@ pub(super) fn storage(check: &mut Check<'_>, raw: RawLedger) -> (SqliteConfig, G
     } else if !path.contains(['/', '.']) {
         check.name("ledger.path", &path);
     }
-    let defaults = SqliteConfig::new(&path);
-    let sqlite = SqliteConfig {
-        busy_timeout_ms: raw.busy_timeout_ms.unwrap_or(defaults.busy_timeout_ms),
-        read_connections: raw.read_connections.unwrap_or(defaults.read_connections),
-        cache_kib: raw.cache_kib.unwrap_or(defaults.cache_kib),
-        checkpoint_pages: raw.checkpoint_pages.unwrap_or(defaults.checkpoint_pages),
-        check_at_start: raw.check_at_start.unwrap_or(defaults.check_at_start),
-        ..defaults
-    };
-    let defaults = GroupCommitConfig::default();
-    let group = GroupCommitConfig {
-        queue_len: size(raw.queue_len, defaults.queue_len),
-        max_group: size(raw.max_group, defaults.max_group),
-        event_backlog: size(raw.event_backlog, defaults.event_backlog),
-        log_head_interval: span(raw.log_head_interval_ms, defaults.log_head_interval),
-        max_refusal_sums: size(raw.max_refusal_sums, defaults.max_refusal_sums),
-    };
-    (sqlite, group)
+    (
+        layered(check, "ledger", &raw.given, SqliteConfig::new(path)),
+        layered(check, "ledger", &raw.given, GroupCommitConfig::usual()),
+    )
 }
 
 /// Labels of letters, digits and hyphens, of at most 63 characters (RFC 1123).

@@ -2,17 +2,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    num::NonZeroU32,
     time::Duration,
 };
 
 use alloy_primitives::{Address, FixedBytes, U256, hex};
 use slackwater::{
-    policy::{Budget, KindName, TargetRule, TenantPolicy},
+    policy::{Budget, BudgetShares, KindName, TargetRule, TenantPolicy},
     wire::Uint,
 };
 
-use super::{Check, DEFAULT_PERIOD_S, server::is_origin, size};
+use super::{Check, DEFAULT_PERIOD_S, layered, server::is_origin};
 use crate::{
     config::{RawBudget, RawKind, RawTenant, TenantConfig, layers::join, plain},
     http::{
@@ -49,7 +48,8 @@ pub(super) fn tenant_config(
             format!("`slackwater keys api --tenant {who}`"),
         );
     }
-    let mut policy = TenantPolicy::new(&id);
+    let mut policy = layered(check, key, &raw.given, TenantPolicy::new(&id));
+    policy.budget_shares = layered(check, key, &raw.given, BudgetShares::usual());
     if let Some(kinds) = &raw.kinds {
         policy.kinds = kinds
             .iter()
@@ -67,28 +67,13 @@ pub(super) fn tenant_config(
         (policy.targets, policy.others) = (Some(named), others);
     }
     policy.is_open = raw.open.unwrap_or(false);
-    policy.max_gas = raw.max_gas.unwrap_or(policy.max_gas);
     policy.max_value_wei = raw.max_value_wei.map_or(policy.max_value_wei, |wei| wei.0);
-    policy.max_calldata_bytes = size(raw.max_calldata_bytes, policy.max_calldata_bytes);
-    policy.max_open_requests = raw.max_open_requests.unwrap_or(policy.max_open_requests);
-    policy.max_open_bytes = raw.max_open_bytes.unwrap_or(policy.max_open_bytes);
-    policy.max_open_per_signer = raw.max_open_per_signer.unwrap_or(policy.max_open_per_signer);
-    policy.max_gapped_per_signer = raw.max_gapped_per_signer.unwrap_or(policy.max_gapped_per_signer);
-    policy.gapped_budget_percent = raw.gapped_budget_percent.unwrap_or(policy.gapped_budget_percent);
-    policy.gap_timeout = raw.gap_timeout_ms.map_or(policy.gap_timeout, Duration::from_millis);
-    policy.weight = raw.weight.unwrap_or(policy.weight);
-    let rate = |raw: Option<u32>, usual| raw.map_or(usual, |rate| NonZeroU32::new(rate).map(NonZeroU32::get));
-    policy.rate_per_s = rate(raw.rate_per_s, policy.rate_per_s);
-    policy.nonce_lookups_per_s = rate(raw.nonce_lookups_per_s, policy.nonce_lookups_per_s);
-    policy.price_percent = raw.price_percent.unwrap_or(policy.price_percent);
-    let shares = &mut policy.budget_shares;
-    shares.signer_percent = raw.signer_budget_percent.unwrap_or(shares.signer_percent);
-    shares.target_percent = raw.target_budget_percent.unwrap_or(shares.target_percent);
     policy.budget = raw.budget.and_then(|budget| budget_of(check, &join(key, "budget"), &budget));
     for (name, problem, fix) in policy.problems() {
         check.fail(&join(key, name), None, problem, fix);
     }
-    let max_streams = size(raw.max_streams, TenantDoor::default().max_streams);
+    let max_streams = TenantDoor::default().max_streams;
+    let max_streams = raw.max_streams.map_or(max_streams, |most| usize::try_from(most).unwrap_or(usize::MAX));
     let page = page_tenant(&policy);
     if keys.iter().any(|key| key.page.is_some()) {
         if page.budget.is_none() {
