@@ -6,7 +6,7 @@
 //   here from the published source: both must be equal to the byte.
 // - forwarder_builds.rs: the runtime code of each published forwarder, immutables and metadata
 //   masked, as a table for `slackwater_contracts::forwarder`.
-// - Guestbook, Nasty, FakeForwarder: compiled from `bindings/contracts/sol`.
+// - CappedCalls, Guestbook, Nasty, FakeForwarder: compiled from `bindings/contracts/sol`.
 // - Multicall3, GasPriceOracle, L1Block: not generated; the committed code is compared with the canonical hash.
 //
 // `cargo xtask contracts` runs this.
@@ -32,7 +32,7 @@ const SHIPPED = '5.7.0'
 /** How OpenZeppelin compiled `SHIPPED`: found by trying, proven by equality. */
 const SHIPPED_COMPILER = 'solc-0.8.35'
 const SHIPPED_SETTINGS = { optimizer: { enabled: true, runs: 200 }, evmVersion: 'osaka' }
-/** Our own test targets. No metadata, so that the code depends on nothing but source and settings. */
+/** Our own contracts. No metadata, so that the code depends on nothing but source and settings. */
 const TARGET_SETTINGS = {
   optimizer: { enabled: true, runs: 200 },
   evmVersion: 'cancun',
@@ -54,7 +54,7 @@ mkdirSync(out, { recursive: true })
 
 writeForwarder()
 writeForwarderBuilds()
-for (const name of ['Guestbook', 'Nasty', 'FakeForwarder']) writeTarget(name)
+for (const name of ['CappedCalls', 'Guestbook', 'Nasty', 'FakeForwarder']) writeTarget(name)
 checkMulticall3()
 checkPredeploys()
 

@@ -20,6 +20,7 @@
 
 extern crate alloc;
 
+pub mod capped_calls;
 mod code;
 pub mod fake_forwarder;
 pub mod forwarder;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use alloy_primitives::{b256, hex, keccak256};
 use alloy_sol_types::{SolCall, SolError, SolEvent, SolInterface, SolStruct};
+use slackwater_contracts::capped_calls::ICappedCalls;
 use slackwater_contracts::forwarder::{
     ExecutedForwardRequest, ForwardRequest, IERC2771Forwarder, IERC2771Recipient, eip712DomainCall, executeBatchCall,
     executeCall, isTrustedForwarderCall, noncesCall, verifyCall,
@@ -71,6 +72,7 @@ fn interfaces_match_the_compiled_contracts() {
     assert_eq!(forwarder.len(), 6);
 
     let trusted_forwarder = "7da0a877".to_owned();
+    assert_eq!(compiled(CAPPED_CALLS), selectors::<ICappedCalls::ICappedCallsCalls>());
     for (description, mut interface) in
         [(GUESTBOOK, selectors::<IGuestbook::IGuestbookCalls>()), (NASTY, selectors::<INasty::INastyCalls>())]
     {
@@ -81,6 +83,8 @@ fn interfaces_match_the_compiled_contracts() {
 
 #[test]
 fn errors_and_events_match_the_compiled_contracts() {
+    assert_eq!(signatures(CAPPED_CALLS, "event"), [ICappedCalls::Executed::SIGNATURE]);
+    assert_eq!(signatures(CAPPED_CALLS, "error"), [ICappedCalls::InsufficientGas::SIGNATURE]);
     assert_eq!(signatures(GUESTBOOK, "event"), [IGuestbook::Signed::SIGNATURE]);
     assert_eq!(signatures(NASTY, "event"), [INasty::Marked::SIGNATURE, INasty::Reentered::SIGNATURE]);
     assert_eq!(signatures(NASTY, "error"), [INasty::IsArmed::SIGNATURE, INasty::WrongSender::SIGNATURE]);
@@ -95,6 +99,7 @@ fn errors_and_events_match_the_compiled_contracts() {
 }
 
 const FORWARDER: &str = include_str!("../../artifacts/ERC2771Forwarder.json");
+const CAPPED_CALLS: &str = include_str!("../../artifacts/CappedCalls.json");
 const GUESTBOOK: &str = include_str!("../../artifacts/Guestbook.json");
 const NASTY: &str = include_str!("../../artifacts/Nasty.json");
 

@@ -5,7 +5,7 @@ use alloy_sol_types::SolValue;
 use slackwater_contracts::forwarder::{
     ForwarderVersion, KNOWN_BUILDS, StrictValueFailure, forwarder_build, forwarder_version,
 };
-use slackwater_contracts::{fake_forwarder, forwarder, guestbook, multicall3, nasty, rollup};
+use slackwater_contracts::{capped_calls, fake_forwarder, forwarder, guestbook, multicall3, nasty, rollup};
 
 /// Code that `eth_getCode` returned after a deployment on a local chain.
 const DEPLOYED_5_6_1: &str = include_str!("../fixtures/forwarder-5.6.1.deployed.hex");
@@ -15,6 +15,7 @@ const DEPLOYED_5_7_0: &str = include_str!("../fixtures/forwarder-5.7.0.deployed.
 fn creation_code_is_what_the_description_says() {
     for (code, description) in [
         (forwarder::creation_code(), include_str!("../../artifacts/ERC2771Forwarder.json")),
+        (capped_calls::creation_code(), include_str!("../../artifacts/CappedCalls.json")),
         (guestbook::creation_code(), include_str!("../../artifacts/Guestbook.json")),
         (nasty::creation_code(), include_str!("../../artifacts/Nasty.json")),
         (fake_forwarder::creation_code(), include_str!("../../artifacts/FakeForwarder.json")),
@@ -51,6 +52,20 @@ fn predeploy_code_is_what_was_published() {
 fn multicall3_code_is_canonical() {
     assert_eq!(keccak256(multicall3::runtime_code()), multicall3::RUNTIME_CODE_HASH);
     assert_eq!(multicall3::runtime_code().len(), 3_808);
+}
+
+#[test]
+fn capped_calls_are_known_by_code_and_address() {
+    assert_eq!(keccak256(capped_calls::runtime_code()), capped_calls::RUNTIME_CODE_HASH);
+    let address = capped_calls::DEPLOYER.create2_from_code([0; 32], capped_calls::creation_code());
+    assert_eq!(address, capped_calls::ADDRESS);
+}
+
+#[test]
+fn gas_limits_saturate() {
+    assert_eq!(capped_calls::gas_limit([]), capped_calls::BASE_GAS);
+    assert_eq!(capped_calls::gas_limit([(63_000, 100); 2]), capped_calls::BASE_GAS + 2 * (64_000 + 100 + 12_600));
+    assert_eq!(capped_calls::gas_limit([(u64::MAX, 1), (1, 1)]), u64::MAX);
 }
 
 #[test]
