@@ -34,6 +34,7 @@ pub mod relayer;
 pub mod report;
 pub mod rng;
 pub mod soak;
+pub mod token;
 pub mod wait;
 pub mod wallet;
 pub mod world;
