@@ -8,11 +8,9 @@ use alloy_eips::{
     eip7702::{Authorization as Delegation, SignedAuthorization},
 };
 use alloy_primitives::{Address, B256, Bytes, Signature, U256};
-use alloy_sol_types::{Eip712Domain, SolCall, SolStruct};
-use slackwater_contracts::{
-    eip3009::{IERC3009, IERC3009Bytes, TransferWithAuthorization},
-    fiat_token::{self, IFiatToken},
-};
+use alloy_sol_types::SolCall;
+use slackwater::request::{Authorization, TokenDomain};
+use slackwater_contracts::fiat_token::{self, IFiatToken};
 
 use crate::{
     error::{BenchError, Result},
@@ -76,28 +74,24 @@ impl Token {
     }
 
     /// The EIP-712 domain that payers sign for.
-    pub fn domain(&self) -> Eip712Domain {
-        Eip712Domain::new(
-            Some(TOKEN_NAME.into()),
-            Some(fiat_token::DOMAIN_VERSION.into()),
-            Some(U256::from(self.chain_id)),
-            Some(self.address),
-            None,
-        )
+    pub fn domain(&self) -> TokenDomain {
+        TokenDomain::new(TOKEN_NAME, fiat_token::DOMAIN_VERSION, self.chain_id, self.address)
     }
 
     /// A payment of `amount` to `to`, signed by `payer`, valid at any time.
-    pub fn payment(&self, payer: &Account, to: Address, amount: u64, nonce: B256) -> Payment {
-        let message = TransferWithAuthorization {
+    pub fn payment(&self, payer: &Account, to: Address, amount: u64, nonce: B256) -> Authorization {
+        let mut payment = Authorization {
+            token: self.address,
             from: payer.address,
             to,
             value: U256::from(amount),
-            validAfter: U256::ZERO,
-            validBefore: U256::MAX,
+            valid_after: U256::ZERO,
+            valid_before: U256::MAX,
             nonce,
+            signature: Bytes::new(),
         };
-        let signature = payer.sign(message.eip712_signing_hash(&self.domain()));
-        Payment { message, signature }
+        payment.signature = payer.sign(self.domain().digest(&payment)).into();
+        payment
     }
 
     async fn send(&self, node: &Node, to: Option<Address>, data: Vec<u8>) -> Result<()> {
@@ -105,50 +99,6 @@ impl Token {
         let hash = node.send(self.admin, &transaction).await?;
         let receipt = node.wait_receipt(hash, SOON).await?;
         if receipt.status.to::<u64>() == 1 { Ok(()) } else { Err(BenchError::unexpected("token", "a call failed")) }
-    }
-}
-
-/// A signed payment.
-#[derive(Debug, Clone)]
-pub struct Payment {
-    /// The signed message.
-    pub message: TransferWithAuthorization,
-    /// `r ‖ s ‖ v`.
-    pub signature: [u8; 65],
-}
-
-impl Payment {
-    /// Calldata of the form with the signature in three parts.
-    pub fn call(&self) -> Vec<u8> {
-        let m = &self.message;
-        let (r, s, v) = (&self.signature[..32], &self.signature[32..64], self.signature[64]);
-        let call = IERC3009::transferWithAuthorizationCall {
-            from: m.from,
-            to: m.to,
-            value: m.value,
-            validAfter: m.validAfter,
-            validBefore: m.validBefore,
-            nonce: m.nonce,
-            v,
-            r: B256::from_slice(r),
-            s: B256::from_slice(s),
-        };
-        call.abi_encode()
-    }
-
-    /// Calldata of the form with the signature as bytes.
-    pub fn call_with_bytes(&self) -> Vec<u8> {
-        let m = self.message.clone();
-        let call = IERC3009Bytes::transferWithAuthorizationCall {
-            from: m.from,
-            to: m.to,
-            value: m.value,
-            validAfter: m.validAfter,
-            validBefore: m.validBefore,
-            nonce: m.nonce,
-            signature: self.signature.into(),
-        };
-        call.abi_encode()
     }
 }
 

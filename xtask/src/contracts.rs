@@ -12,7 +12,7 @@ use crate::tools::{anvil, npm_tools, repo_root, run_node};
 /// Regenerate contract artifacts and EIP-712 vectors from the pinned npm packages.
 ///
 /// Writes `bindings/contracts/artifacts` (compiled with the pinned solc, compared with what
-/// OpenZeppelin publishes) and `core/tests/vectors/eip712.json` (signed by viem and ethers).
+/// OpenZeppelin publishes) and `core/tests/vectors/{eip712,eip3009}.json` (signed by viem and ethers).
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Write nothing; fail if a committed file differs from what would be written.
@@ -43,19 +43,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     check_lock()?;
     let root = repo_root();
     let artifacts = root.join("bindings/contracts/artifacts");
-    let vectors = root.join("core/tests/vectors/eip712.json");
+    let vectors = root.join("core/tests/vectors");
     let fresh = root.join("target/xtask/contracts");
     let fresh_artifacts = fresh.join("artifacts");
-    let fresh_vectors = fresh.join("eip712.json");
+    let fresh_vectors = fresh.join("vectors");
     if fresh.exists() {
         fs::remove_dir_all(&fresh)?;
     }
     run_node("compile.mjs", &[&fresh_artifacts])?;
-    run_node("vectors.mjs", &[&fresh_vectors])?;
+    run_node("vectors.mjs", &[&fresh_vectors.join("eip712.json")])?;
+    run_node("authorization_vectors.mjs", &[&fresh_vectors.join("eip3009.json")])?;
 
     let mut files: Vec<(PathBuf, PathBuf)> =
         names(&fresh_artifacts)?.iter().map(|name| (fresh_artifacts.join(name), artifacts.join(name))).collect();
-    files.push((fresh_vectors, vectors));
+    files.extend(names(&fresh_vectors)?.iter().map(|name| (fresh_vectors.join(name), vectors.join(name))));
     let unknown: Vec<_> = names(&artifacts)?
         .difference(&names(&fresh_artifacts)?)
         .filter(|name| !KEPT.contains(&name.as_str()))

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use alloy_primitives::{Address, B256, U64, U256, keccak256};
 use alloy_sol_types::{SolCall, SolEvent};
+use slackwater::request::Authorization;
 use slackwater_benches::{
     Result,
     node::{Receipt, TestTransaction},
-    token::{Payment, Token, delegate},
+    token::{Token, delegate},
     wallet::Account,
 };
 use slackwater_contracts::{
@@ -27,7 +28,7 @@ struct Market {
     chain: Chain,
     token: Token,
     payers: Vec<Account>,
-    payments: Vec<Payment>,
+    payments: Vec<Authorization>,
 }
 
 impl Market {
@@ -48,7 +49,7 @@ impl Market {
     fn calls(&self) -> Vec<Vec<u8>> {
         // Both forms: the token asks a payer with code in either.
         let calls = self.payments.iter().enumerate();
-        calls.map(|(i, payment)| if i % 2 == 0 { payment.call() } else { payment.call_with_bytes() }).collect()
+        calls.map(|(i, p)| p.calldata().filter(|_| i % 2 == 0).unwrap_or_else(|| p.calldata_with_bytes())).collect()
     }
 
     fn capped(&self) -> Vec<Call> {

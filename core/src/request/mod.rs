@@ -3,6 +3,7 @@
 //! A [`Submission`] is the unverified input; [`verify()`] turns it into a [`VerifiedRequest`], the only form that the
 //! other modules accept. [`vehicle`] puts a request into a transaction, [`outcome`] reads its outcome from the receipt.
 
+mod authorization;
 mod call;
 mod forward;
 #[cfg_attr(not(feature = "relay"), allow(dead_code, reason = "a page's relay has one node, and asks it again"))]
@@ -22,6 +23,7 @@ pub mod vehicle;
 mod verify;
 mod withdrawal;
 
+pub use authorization::{Authorization, TokenDomain};
 pub use call::Call;
 pub use forward::{Forward, ForwarderDomain};
 pub use gate::Unsimulated;

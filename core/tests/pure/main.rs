@@ -11,6 +11,7 @@ mod lane_simulation;
 mod local_relay;
 mod merkle_vectors;
 mod recorded_fees;
+mod request_authorizations;
 mod request_signatures;
 mod request_vehicle;
 mod rpc_error_corpus;
