@@ -61,6 +61,8 @@ pub struct Faults {
     pub crash_at_commit: u32,
     /// Broadcasts around which the process crashes.
     pub crash_at_call: u32,
+    /// Commands of the sender before which the process crashes.
+    pub crash_at_command: u32,
     /// Commits that fail without effect.
     pub storage_errors: u32,
     /// Commits whose outcome is in doubt.

@@ -204,9 +204,13 @@ fn tally(world: &mut World) {
 /// Runs one process from start to end. Returns true if the run is over.
 async fn live(world: &Shared, spec: &ChainSpec) -> bool {
     let (crash, delay) = {
+        let world_of = world;
         let mut world = lock(world);
         world.start_clock();
         let delay = if world.incarnation == 1 { 0 } else { world.rng.within(50, 3_000) };
+        let chance = world.faults.crash_at_command;
+        let step = (chance > 0).then(|| crash_between_commands(world_of.clone(), chance));
+        slackwater::relay::simulated::set_step(step);
         (world.crash.clone(), delay)
     };
     let driver = tokio::spawn(drive(world.clone()));
@@ -217,9 +221,20 @@ async fn live(world: &Shared, spec: &ChainSpec) -> bool {
         is_over = serve(world.clone(), spec.clone(), delay) => Some(is_over),
     };
     driver.abort();
+    slackwater::relay::simulated::set_step(None);
     let mut world = lock(world);
     world.stop_clock();
     world.violation.is_some() || outcome.unwrap_or(false)
+}
+
+/// Crashes the process between two commands of its sender, with a chance in thousandths before each.
+fn crash_between_commands(world: Shared, chance: u32) -> slackwater::relay::simulated::Step {
+    Box::new(move || {
+        let mut world = lock(&world);
+        if !world.is_crashed && !world.is_calm && world.rng.permille(chance) {
+            world.crash_now("between two commands");
+        }
+    })
 }
 
 /// Executes scheduled events.

@@ -15,6 +15,8 @@ pub enum Scenario {
     Random,
     /// S1: a crash between any two steps.
     Crash,
+    /// S1: a crash between any two commands of the sender.
+    Command,
     /// S2: an earlier attempt is mined after a bump, or a replacement loses.
     OldAttempt,
     /// S3: wrong reads of receipts and nonces.
@@ -131,9 +133,10 @@ pub enum Scenario {
 
 impl Scenario {
     /// The scenarios that take turns over the seeds.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Random,
         Self::Crash,
+        Self::Command,
         Self::OldAttempt,
         Self::WrongReads,
         Self::NonceDrift,
@@ -216,6 +219,7 @@ impl Scenario {
                     ..plan.faults
                 };
             }
+            Self::Command => plan.faults = Faults { crash_at_command: 30, lost_after: 50, ..plan.faults },
             Self::OldAttempt => {
                 plan.bump_after = 1;
                 plan.nodes = 3;

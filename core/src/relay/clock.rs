@@ -29,7 +29,7 @@ pub(in crate::relay) async fn run_blocking<T: Send + 'static>(
 /// A clock that the simulator sets: it follows tokio's, which can be paused.
 #[cfg(feature = "simulation")]
 pub mod simulated {
-    use std::cell::Cell;
+    use std::cell::{Cell, RefCell};
 
     use tokio::time::Instant;
 
@@ -38,6 +38,20 @@ pub mod simulated {
     thread_local! {
         static CLOCK: Cell<Option<(Instant, Timestamp)>> = const { Cell::new(None) };
         static SALT: Cell<u64> = const { Cell::new(0) };
+        static STEP: RefCell<Option<Step>> = const { RefCell::new(None) };
+    }
+
+    /// Called before each command of a sender.
+    pub type Step = Box<dyn FnMut()>;
+
+    /// Sets what this thread calls before each command of a sender; `None` for nothing.
+    pub fn set_step(step: Option<Step>) {
+        STEP.set(step);
+    }
+
+    /// A sender's next command is carried out.
+    pub(in crate::relay) fn step() {
+        STEP.with_borrow_mut(|step| step.iter_mut().for_each(|step| step()));
     }
 
     /// Sets this thread's clock to `now`; from then on it advances with tokio's, and long work runs in place. `None`

@@ -45,6 +45,7 @@ fn a_seed_is_a_run() {
 #[test]
 fn s1_crash_between_any_two_steps() {
     happened(&holds(Scenario::Crash, 0..SEEDS), &["crash", "commit in doubt", "storage error", "finalized"]);
+    happened(&holds(Scenario::Command, 0..SEEDS), &["crash", "finalized"]);
 }
 
 #[test]

@@ -381,6 +381,8 @@ impl ChainService {
     /// Carries out what the sender wants.
     pub(in crate::relay) fn drain(&mut self) {
         while let Some(command) = self.sender.poll_command() {
+            #[cfg(feature = "simulation")]
+            clock::simulated::step();
             self.obey(command);
         }
     }
