@@ -214,14 +214,14 @@ macro_rules! choice {
     };
 }
 
-/// Makes a group of keys: `field: Type [range] = default;`, with `field "key"` where the key has another name than the field,
+/// Makes a group of keys, with `Default` or with a constructor for what its defaults depend on: `field: Type [range] = default;`, with `field "key"` where the key has another name than the field,
 /// `was "old"` after it for an old name, and `=> "words"` after a default that follows from something else. Fields after
 /// `beside` are no keys: they are neither written nor read.
 #[macro_export]
 macro_rules! keys {
     (
         $(#[$meta:meta])*
-        pub struct $group:ident = $usual:ident($($argument:ident: $of:ty)?);
+        pub struct $group:ident $(= $usual:ident($argument:ident: $of:ty))?;
         $(
             $(#[doc = $doc:literal])+
             $field:ident $($key:literal $(was $was:literal)?)?: $type:ty $([$range:expr])? = $default:expr $(=> $words:literal)?;
@@ -246,13 +246,9 @@ macro_rules! keys {
             )+)?
         }
 
-        impl $group {
-            /// The defaults.
-            #[must_use]
-            pub fn $usual($($argument: $of)?) -> Self {
-                Self { $($field: $default,)+ $($($other: $other_default,)+)? }
-            }
-        }
+        $crate::keys!(@usual $group $($usual $argument $of)? {
+            $($field: $default,)+ $($($other: $other_default,)+)?
+        });
 
         impl $crate::tuning::Group for $group {
             fn keys() -> Vec<$crate::tuning::Key> {
@@ -280,11 +276,29 @@ macro_rules! keys {
             }
         }
     };
+    (@usual $group:ident { $($values:tt)+ }) => {
+        impl Default for $group {
+            fn default() -> Self {
+                Self { $($values)+ }
+            }
+        }
+    };
+    (@usual $group:ident $usual:ident $argument:ident $of:ty { $($values:tt)+ }) => {
+        impl $group {
+            /// The defaults.
+            #[must_use]
+            pub fn $usual($argument: $of) -> Self {
+                Self { $($values)+ }
+            }
+        }
+    };
     (@name $field:ident) => { stringify!($field) };
     (@name $field:ident $key:literal) => { $key };
     (@default $type:ty, $default:expr,) => { <$type as $crate::tuning::Value>::text(&$default) };
     (@default $type:ty, $default:expr, $words:literal) => { $words.to_owned() };
 }
+
+pub use {choice, keys};
 
 /// A group of keys.
 pub trait Group {

@@ -18,7 +18,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::{
     AcceptOutcome, Durable, EventFilter, EventRecord, Health, Ledger, LedgerError, StorageFault, Write, WriteOutcome,
 };
-use crate::{keys, protection::Protection, time::Timestamp};
+use crate::{protection::Protection, time::Timestamp, tuning::keys};
 
 /// Limit on events read at once by [`GroupCommit::follow`].
 const FOLLOW_PAGE: usize = 1_000;
@@ -37,7 +37,7 @@ type Outcomes = Vec<Durable<WriteOutcome>>;
 keys! {
     /// Limits of the writing task.
     #[derive(Copy)]
-    pub struct GroupCommitConfig = usual();
+    pub struct GroupCommitConfig;
 
     /// Most writes that wait; beyond, callers wait or get `storage_unavailable`.
     queue_len: usize [1..=1_000_000] = 16_384;
@@ -49,12 +49,6 @@ keys! {
     log_head_interval "log_head_interval_ms": Duration [1_000..=604_800_000] = Duration::from_secs(3_600);
     /// Most sums of refusals of one minute that name key and tenant in the decision log; further ones name the code alone.
     max_refusal_sums: usize [1..=1_000_000] = 1_000;
-}
-
-impl Default for GroupCommitConfig {
-    fn default() -> Self {
-        Self::usual()
-    }
 }
 
 /// Handle to the writing task. Cheap to clone.

@@ -9,7 +9,7 @@ use std::{
 use alloy_primitives::{Address, U256};
 
 use super::{Claim, claim::percent_of};
-use crate::{keys, request::RequestId, time::Timestamp};
+use crate::{request::RequestId, time::Timestamp, tuning::keys};
 
 /// A tenant's spending limit per chain and period.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,18 +77,12 @@ impl BudgetError {
 keys! {
     /// Parts of a tenant's budget that one signer, and one target, may hold and spend.
     #[derive(Copy)]
-    pub struct BudgetShares = usual();
+    pub struct BudgetShares;
 
     /// Share of the budget that one signer's requests may hold and spend, percent; 100 is no limit. Not with `ledger.url`.
     signer_percent "signer_budget_percent": u32 [1..=100] = 100;
     /// Share of the budget that requests to one target may hold and spend, percent; 100 is no limit. Not with `ledger.url`.
     target_percent "target_budget_percent": u32 [1..=100] = 100;
-}
-
-impl Default for BudgetShares {
-    fn default() -> Self {
-        Self::usual()
-    }
 }
 
 impl BudgetShares {

@@ -10,7 +10,7 @@ use std::{
 use alloy_primitives::{Address, U256};
 
 use super::{Claim, LineKey, TenantPolicy, claim::percent_of};
-use crate::{keys, request::RequestId};
+use crate::{request::RequestId, tuning::keys};
 
 /// Requests behind a gap that a signer may have even when the tenant's share for such requests is used up.
 const GAPPED_ANYWAY: usize = 8;
@@ -18,18 +18,12 @@ const GAPPED_ANYWAY: usize = 8;
 keys! {
     /// Limits of all tenants together.
     #[derive(Copy)]
-    pub struct OpenLimits = usual();
+    pub struct OpenLimits;
 
     /// Most requests of all tenants that may be open at a time, not in a block.
     max_requests "max_open_requests": u64 [1..=100_000_000] = 200_000;
     /// Most bytes of calldata in open requests of all tenants.
     max_bytes "max_open_bytes": u64 [1_024..] = 268_435_456;
-}
-
-impl Default for OpenLimits {
-    fn default() -> Self {
-        Self::usual()
-    }
 }
 
 /// A limit on open requests is reached. The same request may be accepted later, unchanged.

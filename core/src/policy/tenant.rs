@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Budget, BudgetShares};
 use crate::{
-    keys,
     request::{RequestKind, VerifiedRequest, vehicle::Company},
+    tuning::keys,
 };
 
 /// `multicall(bytes[])`: with an ERC-2771 recipient older than OpenZeppelin 4.9.4 / 5.0.1 it lets the caller forge the
@@ -51,7 +51,7 @@ const MAX_PRICE_PERCENT: u32 = 1_000;
 
 keys! {
     /// Everything a tenant's requests must satisfy. Limits are inclusive.
-    pub struct TenantPolicy = usual();
+    pub struct TenantPolicy;
 
     /// Highest gas of one request.
     max_gas: u64 [1..] = 2_000_000;
@@ -105,7 +105,7 @@ impl TenantPolicy {
     /// A tenant with safe defaults: `forward` only, no value, 2 000 000 gas, 16 KiB of calldata. It names no targets
     /// and has no budget: [`Self::problems`] demands one of them, or [`Self::is_open`].
     pub fn new(id: impl Into<String>) -> Self {
-        Self { id: id.into(), ..Self::usual() }
+        Self { id: id.into(), ..Self::default() }
     }
 
     /// The first key in which `other` differs and that can't change while a relay runs; `None` if every difference can.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::outcome::MemberOutcome;
-use crate::{choice, protection::Protection, time::Timestamp};
+use crate::{protection::Protection, time::Timestamp, tuning::choice};
 
 /// What becomes of a request that no node can simulate until the last block that can take it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -14,11 +14,11 @@ use std::{collections::HashMap, time::Duration};
 use alloy_primitives::{Address, B256};
 
 use crate::{
-    keys,
     protection::Protection,
     request::{TargetRecord, outcome::MemberOutcome, vehicle::Company},
     table::Table,
     time::Timestamp,
+    tuning::keys,
 };
 
 /// Divisor of the longest suspicion that gives the first one.
@@ -27,7 +27,7 @@ const FIRST_PART: u32 = 64;
 keys! {
     /// Suspicion of targets, and their memory.
     #[derive(Copy)]
-    pub struct RecordRule = usual();
+    pub struct RecordRule;
 
     /// Longest time that a target which `targets` names is suspect, and its requests share transactions with the same signer's
     /// only: after a request to it alone did on chain what no simulation showed. A 64th of it after the first surprise, twice as
@@ -36,12 +36,6 @@ keys! {
     /// Most targets of which is remembered what they showed on chain: clean runs and surprises. One that is forgotten is new
     /// again; those that surprised are forgotten last.
     max_records "max_target_records": usize [1..=1_000_000] = 10_000;
-}
-
-impl Default for RecordRule {
-    fn default() -> Self {
-        Self::usual()
-    }
 }
 
 impl RecordRule {

@@ -7,13 +7,11 @@ use serde::{Deserialize, Serialize};
 pub use crate::tuning::{BatchTuning, FeeTuning, LaneTuning};
 use crate::{
     chain::{ChainFamily, ChainSpec},
-    choice,
     forecast::{MAX_HORIZONS, MAX_STEPS},
-    keys,
     market::{BenchRule, BookConfig},
     request::Unsimulated,
     schedule::{RecordRule, timing::MAX_SLACK},
-    tuning::{Group, Key, OutOfRange},
+    tuning::{Group, Key, OutOfRange, choice, keys},
 };
 
 /// Default least wait for a node's answer before a second node is asked.
@@ -82,7 +80,7 @@ pub struct ChainTuning {
 keys! {
     /// Questions to nodes: their limits, and second askings.
     #[derive(Copy)]
-    pub struct RpcTuning = usual();
+    pub struct RpcTuning;
 
     /// Longest wait for one RPC answer.
     rpc_timeout "rpc_timeout_ms": Duration [100..=600_000] = Duration::from_secs(10);
@@ -142,7 +140,7 @@ keys! {
 keys! {
     /// Blocks that fees are learned from, and trust in their sources.
     #[derive(Copy)]
-    pub struct MarketTuning = usual();
+    pub struct MarketTuning;
 
     /// Blocks, and transactions of our own, that the tip is learned from.
     tip_window_blocks: usize [1..=100_000] = 200;
@@ -225,7 +223,7 @@ keys! {
 keys! {
     /// Simulation of requests before they are sent.
     #[derive(Copy)]
-    pub struct SimulationTuning = usual();
+    pub struct SimulationTuning;
 
     /// Simulate every batch before it is sent. Without it, a request that reverts is paid for.
     simulate: bool = true;
@@ -246,18 +244,18 @@ impl ChainTuning {
     /// Defaults that fit the chain's block time.
     pub fn for_spec(spec: &ChainSpec) -> Self {
         let mut tuning = Self {
-            rpc: RpcTuning::usual(),
+            rpc: RpcTuning::default(),
             heads: HeadTuning::for_spec(spec),
             batch: BatchTuning::for_spec(spec),
             lane: LaneTuning::for_spec(spec),
             retry: RetryTuning::for_spec(spec),
-            targets: RecordRule::usual(),
+            targets: RecordRule::default(),
             fees: FeeTuning::for_spec(spec),
-            market: MarketTuning::usual(),
+            market: MarketTuning::default(),
             timing: TimingTuning::for_spec(spec),
             forecast: ForecastTuning::for_spec(spec),
             admission: AdmissionTuning::for_spec(spec),
-            simulation: SimulationTuning::usual(),
+            simulation: SimulationTuning::default(),
         };
         tuning.fill(spec.block_time(), |_| false);
         tuning

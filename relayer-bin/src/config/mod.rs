@@ -24,13 +24,13 @@ use std::{
 use alloy_primitives::{B256, keccak256};
 use slackwater::{
     chain::ChainSpec,
-    keys,
     ledger::{GroupCommitConfig, PostgresConfig, SqliteConfig},
     policy::{OpenLimits, TenantPolicy},
     relay::{
         ChainSetup, ChainTuning, ClusterConfig, ForwarderSetup, IdentityKey, LocalSigner, Relay, RelayBuilder,
         RpcEndpoint, call_problems,
     },
+    tuning::keys,
 };
 
 pub use layers::Origin;
@@ -288,7 +288,7 @@ pub struct TenantConfig {
 keys! {
     /// Patience with PostgreSQL, keys of `ledger`.
     #[derive(Copy)]
-    pub struct SharedTimeouts = usual();
+    pub struct SharedTimeouts;
 
     /// Longest wait for a connection to PostgreSQL.
     connect "connect_timeout_ms": Duration [100..=600_000] = Duration::from_secs(5);
@@ -302,7 +302,7 @@ keys! {
 keys! {
     /// Deadlines, keys of `request`.
     #[derive(Copy)]
-    pub struct RequestLimits = usual();
+    pub struct RequestLimits;
 
     /// Time to the promised inclusion of a request that names none.
     default_within "default_within_ms": Duration [1..=31_536_000_000] = Duration::from_secs(60);

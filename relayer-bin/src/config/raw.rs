@@ -7,7 +7,7 @@
 use std::{borrow::Cow, collections::BTreeMap, marker::PhantomData};
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use slackwater::{
     ledger::{GroupCommitConfig, SqliteConfig},
@@ -18,7 +18,13 @@ use slackwater::{
 };
 use toml::Table;
 
-use super::{RequestLimits, SharedTimeouts, schema::OLD_NAME, secret::SecretText, url::UrlText};
+use super::{
+    RequestLimits, SharedTimeouts,
+    schema::OLD_NAME,
+    secret::SecretText,
+    url::UrlText,
+    validate::{DEFAULT_LISTEN, DEFAULT_PATH, DEFAULT_SCHEMA},
+};
 use crate::http::{HttpLimits, page::PageLimits};
 
 /// Schema of a [`Uint`].
@@ -39,7 +45,7 @@ impl JsonSchema for Amount {
 }
 
 /// Configuration of the Slackwater relayer.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawConfig {
     /// The HTTP API.
@@ -55,40 +61,37 @@ pub struct RawConfig {
     /// Logs, on standard error.
     pub log: RawLog,
     /// Chains to serve, at least one.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub chain: Vec<RawChain>,
     /// Who may ask for what. Without any tenant, `server.allow_anonymous` is needed.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tenant: Vec<RawTenant>,
 }
 
 /// The HTTP API.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(default)]
 #[schemars(deny_unknown_fields)]
 pub struct RawServer {
     /// Address and port to listen on. TLS belongs to a proxy in front.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = format!("{DEFAULT_LISTEN:?}")))]
     pub listen: Option<String>,
     /// Serve callers without API key, as tenant `default` with an operator's view: a `[[tenant]]` with that id must say what they
     /// may. Refused unless `listen` is a loopback address.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "false"))]
     pub allow_anonymous: Option<bool>,
     /// Address and port of a second listener that answers `/healthz` and `/readyz` only. They are answered on `listen` too.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-default" = "none"))]
     pub probe_listen: Option<String>,
     /// Proxies in front, as addresses or ranges such as `10.0.0.0/8`. From these, the last address in `X-Forwarded-For` that
     /// is none of them counts as the caller's; from others the header is ignored.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "[]"))]
     pub trusted_proxies: Option<Vec<String>>,
     /// Names that the relayer answers to, besides addresses and `localhost`, such as `relay.example.org`. Without API keys
     /// others are refused, so that no page can call by a name of its own; with keys they are refused if this names any.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "[]"))]
     pub hosts: Option<Vec<String>>,
     /// Web origins whose pages may call, such as `https://app.example.org`, or `http://localhost:*` for every port; `*` is
     /// all. None by default.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "[]"))]
     pub cors_origins: Option<Vec<String>>,
     /// Keys of [`HttpLimits`] and [`OpenLimits`].
     #[serde(flatten)]
@@ -97,12 +100,11 @@ pub struct RawServer {
 }
 
 /// Caps of API keys that stand in web pages (`tenant.keys.origins`). Whoever reads the page has the key.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(default)]
 #[schemars(deny_unknown_fields)]
 pub struct RawPageKey {
     /// Most wei that one of them may cost.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-default" = "unlimited"))]
     #[schemars(with = "Option<Amount>")]
     pub max_cost_wei: Option<Uint>,
@@ -113,26 +115,24 @@ pub struct RawPageKey {
 }
 
 /// The database: a file of one relayer, or one that several instances share.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(default)]
 #[schemars(deny_unknown_fields)]
 pub struct RawLedger {
     /// The database file, created if absent; put it on a local disk that survives. Without effect with `url`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = format!("{DEFAULT_PATH:?}")))]
     pub path: Option<String>,
     /// PostgreSQL instead of a file, for several instances: `postgres://user@host/database?sslmode=verify-full`, or a
     /// reference (`env:NAME`, `file:PATH`) if it holds a password. See `docs/scaling.md`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<UrlText>,
     /// Allow a PostgreSQL server on another machine without `sslmode=verify-full` or `verify-ca` in its URL: whoever is in
     /// between reads and changes what is stored.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "false"))]
     pub insecure: Option<bool>,
     /// Schema of the tables in PostgreSQL, created if absent: a-z, 0-9 and `_`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = format!("{DEFAULT_SCHEMA:?}")))]
     pub schema: Option<String>,
     /// This instance's name in leases and logs; address and process id by default. With `url`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub instance: Option<String>,
     /// Keys of [`SqliteConfig`], [`GroupCommitConfig`], [`ClusterConfig`] and [`SharedTimeouts`].
     #[serde(flatten)]
@@ -141,16 +141,15 @@ pub struct RawLedger {
 }
 
 /// Who signs promises.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawIdentity {
     /// The key that signs inclusion promises, by reference. It pays nothing. By default the first chain's first signer.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<SecretText>,
 }
 
 /// Deadlines.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(default)]
 #[schemars(deny_unknown_fields)]
 pub struct RawRequest {
@@ -161,19 +160,19 @@ pub struct RawRequest {
 }
 
 /// Logs, on standard error.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawLog {
     /// `text` for people, `json` for machines.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "\"text\""))]
     pub format: Option<RawLogFormat>,
     /// `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,slackwater::lane=debug`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-default" = "\"info\""))]
     pub level: Option<String>,
 }
 
 /// Form of the logs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
 pub enum RawLogFormat {
@@ -184,19 +183,16 @@ pub enum RawLogFormat {
 }
 
 /// A chain to serve.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(default)]
 #[schemars(deny_unknown_fields)]
 pub struct RawChain {
     /// What is known about the chain: one of the presets (`slackwater config presets`).
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub preset: Option<String>,
     /// EIP-155 chain id, if it differs from the preset's.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub chain_id: Option<u64>,
     /// Name for people and logs, if it differs from the preset's: a-z, 0-9 and `-`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// RPC endpoints, at least one; two of different providers are safer.
     pub rpc: Vec<RawRpc>,
@@ -208,7 +204,6 @@ pub struct RawChain {
     pub forwarders: Vec<RawForwarder>,
     /// Facts of the chain that differ from the preset, or all of them without a preset; the keys are those of
     /// `core/presets/*.toml`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<BTreeMap<String, serde_json::Value>>")]
     pub spec: Option<Table>,
     /// Keys of [`ChainTuning`].
@@ -260,7 +255,7 @@ fn key_schema(key: &Key) -> Value {
 }
 
 /// A sender account: its key, or a table with the key and the tenants whose calls it makes.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
 pub enum RawSigner {
     /// Forward requests of all tenants; calls only if there is one tenant.
@@ -280,11 +275,10 @@ impl RawSigner {
 }
 
 /// A sender account with tenants of its own.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawBoundSigner {
     /// The account's key, by reference. Required.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<SecretText>,
     /// Tenants whose calls this account makes. A contract that trusts the account trusts all of them.
     pub tenants: Vec<String>,
@@ -309,87 +303,71 @@ impl JsonSchema for RawSigner {
 }
 
 /// An RPC endpoint.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawRpc {
     /// Name in logs, metrics and the API; `rpc-0`, `rpc-1`, … by default.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// HTTP(S) URL, or a reference (`env:NAME`, `file:PATH`) if it holds an access key. Required.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<UrlText>,
     /// WebSocket URL (`wss://…`) of the same node, or a reference, at which it tells new heads: they are seen at once, and polled
     /// less often (`subscribed_poll_interval_ms`).
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub ws_url: Option<UrlText>,
     /// Allow `http://` and `ws://` to another machine: whoever is in between reads the access key and decides what the chain
     /// looks like.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-default" = "false"))]
     pub insecure: Option<bool>,
     /// Calls per second that the provider allows; 0 is unlimited.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1_000_000), extend("x-default" = "0"))]
     pub rate_limit_per_s: Option<u32>,
 }
 
 /// A forwarder to serve.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawForwarder {
     /// The contract. Required.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
     /// Serve it even if its code is not a known version of OpenZeppelin's `ERC2771Forwarder`. Its semantics are yours
     /// to check.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-default" = "false"))]
     pub allow_unknown_code: Option<bool>,
 }
 
 /// A tenant: who asks, what for, and how much it may cost.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(default)]
 #[schemars(deny_unknown_fields)]
 pub struct RawTenant {
     /// Its name: a-z, 0-9, `-` and `_`, at most 64. Required.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     /// Hashes of its API keys, `sha256:<hex>`; `slackwater keys api --tenant NAME` makes one. Required, or `keys`.
     pub api_keys: Vec<String>,
     /// API keys with a name and scopes of their own.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<RawKey>,
     /// Its `api_keys`, and `keys` without `scopes`, have all scopes: with `operate` they see every tenant's requests, numbers
     /// and endpoints.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-default" = "false"))]
     pub operator: Option<bool>,
     /// Kinds of request that it may use: `forward`, `call`. `call` acts with the relayer's own account.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-default" = "[\"forward\"]"))]
     pub kinds: Option<Vec<RawKind>>,
     /// Named targets: chain id → contract → function selectors (`[]` is all). Everything else is closed, a chain that is not
     /// named too. `"*"` in the place of a contract allows the others on that chain. With `"*"`, or without this key, `budget`
     /// or `open = true` is needed. Kind `call` needs it, and takes `"*"` only with `open = true`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-default" = "any target, with a budget"))]
     pub targets: Option<BTreeMap<String, BTreeMap<String, Vec<String>>>>,
     /// Spend without a budget on targets that are not named, and make calls to any of them.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-default" = "false"))]
     pub open: Option<bool>,
     /// Most wei that one request may send along.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-default" = "0"))]
     #[schemars(with = "Option<Amount>")]
     pub max_value_wei: Option<Uint>,
     /// Most event streams at a time, by all its keys together, half of them by page keys; `429 too_many_streams` beyond.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 1_000_000), extend("x-default" = "128"))]
     pub max_streams: Option<u64>,
     /// Money, per chain; unlimited by default.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub budget: Option<RawBudget>,
     /// Keys of [`TenantPolicy`] and [`BudgetShares`].
     #[serde(flatten)]
@@ -398,27 +376,23 @@ pub struct RawTenant {
 }
 
 /// An API key.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawKey {
     /// Its name in logs and records, one of its own in the tenant: a-z, 0-9, `-` and `_`, at most 64. Required.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     /// Its hash, `sha256:<hex>`; `slackwater keys api --tenant NAME` makes a key and its hash. Required.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub hash: Option<String>,
     /// It is a page key, for web pages of these origins, such as `https://app.example.org`. It is public, has no scopes, and the
     /// caps of `page_key`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub origins: Option<Vec<String>>,
     /// What it may do: `submit`, `read`, `cancel`, `operate`, `metrics`; see `docs/api.md`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-default" = "[\"submit\", \"read\", \"cancel\"]"))]
     pub scopes: Option<Vec<RawScope>>,
 }
 
 /// What an API key may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
 pub enum RawScope {
@@ -447,7 +421,7 @@ impl From<RawScope> for crate::http::auth::Scope {
 }
 
 /// Kinds of request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
 pub enum RawKind {
@@ -458,7 +432,7 @@ pub enum RawKind {
 }
 
 /// A budget.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RawBudget {
     /// Wei per period and chain. Required.
@@ -466,7 +440,6 @@ pub struct RawBudget {
     #[schemars(with = "Option<Amount>")]
     pub limit_wei: Option<Uint>,
     /// Length of a period, aligned to the Unix epoch; 0 is once and for all.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 31_536_000), extend("x-default" = "86400"))]
     pub period_s: Option<u64>,
 }

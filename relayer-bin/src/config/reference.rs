@@ -4,10 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value as Schema;
 
-use super::{
-    RawConfig,
-    schema::{json_schema, range_name, type_name, variable},
-};
+use super::schema::{json_schema, range_name, type_name, variable};
 
 /// Values of the example that are required or worth showing, instead of a default.
 const EXAMPLES: &[(&str, &str)] = &[
@@ -62,9 +59,8 @@ fn keys<'a>(section: &Section<'a>) -> Vec<(&'a str, &'a Schema)> {
     keys
 }
 
-fn default_of(defaults: &toml::Value, section: &str, key: &str, schema: &Schema) -> Option<String> {
-    let value = defaults.get(section).and_then(|section| section.get(key));
-    value.map(ToString::to_string).or_else(|| schema.get("x-default").and_then(Schema::as_str).map(str::to_owned))
+fn default_of(schema: &Schema) -> Option<String> {
+    schema.get("x-default").and_then(Schema::as_str).map(str::to_owned)
 }
 
 /// Keys below a key that holds a table or a list of tables.
@@ -81,8 +77,6 @@ fn children(schema: &Schema) -> Option<&serde_json::Map<String, Schema>> {
 /// `slackwater.example.toml`: every key with its meaning, range and default.
 pub fn example() -> String {
     let schema = json_schema();
-    let defaults = toml::Value::try_from(RawConfig::defaults())
-        .unwrap_or_else(|error| unreachable!("defaults are always TOML: {error}"));
     let mut out = String::from(
         "# Configuration of the Slackwater relayer. Made by `slackwater config example`; check with `slackwater config check`.\n\
          # Values that are commented out are the defaults. Every key can also be set in the environment: `server.listen` is\n\
@@ -102,7 +96,7 @@ pub fn example() -> String {
             let path =
                 if section.is_list { format!("{}.0.{key}", section.name) } else { format!("{}.{key}", section.name) };
             let example = EXAMPLES.iter().find(|(at, _)| *at == path).map(|(_, example)| *example);
-            let _ = match (example, default_of(&defaults, section.name, key, schema)) {
+            let _ = match (example, default_of(schema)) {
                 (Some(example), _) => writeln!(out, "{key} = {example}"),
                 (None, Some(default)) if is_toml(&default) => writeln!(out, "# {key} = {default}"),
                 (None, Some(default)) => writeln!(out, "# {key}: default is {default}"),
@@ -113,7 +107,7 @@ pub fn example() -> String {
     out
 }
 
-fn is_toml(text: &str) -> bool {
+pub(super) fn is_toml(text: &str) -> bool {
     toml::from_str::<toml::Table>(&format!("value = {text}")).is_ok()
 }
 
@@ -134,8 +128,6 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
 /// The tables of `docs/configuration.md`.
 pub fn reference() -> String {
     let schema = json_schema();
-    let defaults = toml::Value::try_from(RawConfig::defaults())
-        .unwrap_or_else(|error| unreachable!("defaults are always TOML: {error}"));
     let mut out = String::new();
     for section in sections(&schema) {
         let brackets = if section.is_list { ("[[", "]]") } else { ("[", "]") };
@@ -148,10 +140,9 @@ pub fn reference() -> String {
             description(section.schema)
         );
         for (key, schema) in keys(&section) {
-            row(&mut out, key, schema, default_of(&defaults, section.name, key, schema));
+            row(&mut out, key, schema, default_of(schema));
             for (child, schema) in children(schema).into_iter().flatten() {
-                let default = schema.get("x-default").and_then(Schema::as_str).map(str::to_owned);
-                row(&mut out, &format!("{key}.{child}"), schema, default);
+                row(&mut out, &format!("{key}.{child}"), schema, default_of(schema));
             }
         }
         let example = keys(&section).first().map(|(key, _)| {

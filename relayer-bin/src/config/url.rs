@@ -3,7 +3,7 @@
 use std::{borrow::Cow, fmt};
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::Deserialize;
 
 use super::secret::SecretRef;
 
@@ -56,12 +56,6 @@ fn is_host(text: &str) -> bool {
 impl fmt::Debug for UrlText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.shown())
-    }
-}
-
-impl Serialize for UrlText {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.shown())
     }
 }
 

@@ -23,45 +23,20 @@ use self::{
     tenant::tenant_config,
 };
 use super::{
-    ChainConfig, Config, ConfigError, LogConfig, RawConfig, RawLedger, RawLog, RawLogFormat, RawServer, RequestLimits,
-    TenantConfig,
+    ChainConfig, Config, ConfigError, LogConfig, RawConfig, RawLogFormat, RequestLimits, TenantConfig,
     layers::{Layers, join},
     plain,
     secret::{REFERENCE_FORMS, SecretError, SecretRef, SecretText},
 };
 
-/// Where the API listens unless told otherwise: this machine only.
-const DEFAULT_LISTEN: &str = "127.0.0.1:7700";
-/// Where the database is unless told otherwise.
-const DEFAULT_PATH: &str = "slackwater.db";
+/// Address of the API unless told otherwise: this machine only.
+pub(super) const DEFAULT_LISTEN: &str = "127.0.0.1:7700";
+/// Place of the database unless told otherwise.
+pub(super) const DEFAULT_PATH: &str = "slackwater.db";
 /// Schema of the tables in PostgreSQL unless told otherwise.
-const DEFAULT_SCHEMA: &str = "slackwater";
+pub(super) const DEFAULT_SCHEMA: &str = "slackwater";
 /// Length of a budget's period unless told otherwise: a day.
 const DEFAULT_PERIOD_S: u64 = 86_400;
-
-impl RawConfig {
-    /// The built-in values of keys that are in no group, and belong to no chain or tenant.
-    pub fn defaults() -> Self {
-        Self {
-            server: RawServer {
-                listen: Some(DEFAULT_LISTEN.to_owned()),
-                allow_anonymous: Some(false),
-                trusted_proxies: Some(Vec::new()),
-                hosts: Some(Vec::new()),
-                cors_origins: Some(Vec::new()),
-                ..RawServer::default()
-            },
-            ledger: RawLedger {
-                path: Some(DEFAULT_PATH.to_owned()),
-                insecure: Some(false),
-                schema: Some(DEFAULT_SCHEMA.to_owned()),
-                ..RawLedger::default()
-            },
-            log: RawLog { format: Some(RawLogFormat::Text), level: Some(LogConfig::default().filter) },
-            ..Self::default()
-        }
-    }
-}
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
@@ -188,11 +163,11 @@ pub(super) fn validate(
             "add a [[tenant]] with id = \"default\" that says what they may: `targets`, or a `budget`",
         );
     }
-    let open_limits = layered(&mut check, "server", &server.given, OpenLimits::usual());
+    let open_limits = layered(&mut check, "server", &server.given, OpenLimits::default());
     let (sqlite, group_commit) = storage(&mut check, &ledger);
     let shared = shared_ledger(&mut check, &ledger, &sqlite, listen_text);
 
-    let mut request_limits = layered(&mut check, "request", &request.given, RequestLimits::usual());
+    let mut request_limits = layered(&mut check, "request", &request.given, RequestLimits::default());
     let RequestLimits { default_within, default_expiry, max_within } = &mut request_limits;
     if !request.given.contains_key("default_expiry_ms") {
         *default_expiry = (*default_expiry).max(*default_within);

@@ -42,7 +42,10 @@ use axum::{
 };
 use hyper::body::Body as _;
 use serde::{Deserialize, Serialize};
-use slackwater::{choice, keys, relay::Relay};
+use slackwater::{
+    relay::Relay,
+    tuning::{choice, keys},
+};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -77,7 +80,7 @@ choice!(MetricsAccess: Open "open", Operator "operator", Off "off");
 
 keys! {
     /// Limits and rules of the HTTP side, keys of `server`.
-    pub struct HttpLimits = usual();
+    pub struct HttpLimits;
 
     /// Largest body of a single request.
     max_body_bytes: usize [1_024..=67_108_864] = 1 << 20;
@@ -128,7 +131,7 @@ keys! {
         /// Names that the relayer answers to, besides addresses and `localhost` (`hosts`).
         hosts: Vec<String> = Vec::new();
         /// Caps of keys that stand in web pages (`page_key`).
-        page_key: PageLimits = PageLimits::usual();
+        page_key: PageLimits = PageLimits::default();
     }
 }
 

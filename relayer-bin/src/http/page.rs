@@ -13,11 +13,12 @@ use std::{
 
 use alloy_primitives::{Address, FixedBytes, U256};
 use slackwater::{
-    Timestamp, keys,
+    Timestamp,
     ledger::{EndedByKey, EventRecord, KeyUse, LedgerError, OpenByKey},
     policy::Budget,
     relay::{Relay, SubmitItem},
     request::{Deadline, RequestId, SubmissionKind},
+    tuning::keys,
 };
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
@@ -38,7 +39,7 @@ const DOUBT: Duration = Duration::from_secs(600);
 
 keys! {
     /// Caps of page keys, keys of `page_key`.
-    pub struct PageLimits = usual();
+    pub struct PageLimits;
 
     /// Calls per second of one address (IPv6: of one /64).
     rate_per_ip_per_s: NonZeroU32 [1..=1_000_000] = NonZeroU32::MIN.saturating_add(1);
@@ -55,12 +56,6 @@ keys! {
         max_cost_wei: Option<U256> = None;
         /// Furthest deadline (`request.default_expiry_ms`).
         max_within: Duration = Duration::from_millis(HOUR_MS);
-    }
-}
-
-impl Default for PageLimits {
-    fn default() -> Self {
-        Self::usual()
     }
 }
 

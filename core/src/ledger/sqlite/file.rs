@@ -13,9 +13,9 @@ use sqlx::{
 };
 
 use crate::{
-    keys,
     ledger::{FaultKind, LedgerError, StorageFault, migrations, rows::storage_error},
     private,
+    tuning::keys,
 };
 
 /// `PRAGMA application_id` of our files: "SLKW".
@@ -23,7 +23,7 @@ const APPLICATION_ID: u32 = 0x534c_4b57;
 
 keys! {
     /// A database file, and how it is used.
-    pub struct SqliteConfig = usual();
+    pub struct SqliteConfig;
 
     /// Longest wait for a lock that another program holds on the file, such as a backup.
     busy_timeout "busy_timeout_ms": Duration [0..=600_000] = Duration::from_secs(5);
@@ -44,7 +44,7 @@ keys! {
 impl SqliteConfig {
     /// The default options for the file at `path`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), ..Self::usual() }
+        Self { path: path.into(), ..Self::default() }
     }
 
     fn lock_path(&self) -> PathBuf {

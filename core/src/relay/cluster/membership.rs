@@ -8,7 +8,7 @@ use std::{
 use alloy_primitives::Address;
 
 use super::lease::Lease;
-use crate::keys;
+use crate::tuning::keys;
 
 /// A chain service's view of its cluster.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ impl Membership {
 
 keys! {
     /// Pace of an instance among several.
-    pub struct ClusterConfig = usual();
+    pub struct ClusterConfig;
 
     /// Time that the lease on a chain's lanes lasts. Another instance takes over after it, at the earliest. With `url`.
     lease "lease_ms": Duration [500..=600_000] = Duration::from_secs(5);
@@ -44,11 +44,5 @@ keys! {
     beside {
         /// This instance's name for people (`ledger.instance`).
         instance: String = format!("pid-{}", std::process::id());
-    }
-}
-
-impl Default for ClusterConfig {
-    fn default() -> Self {
-        Self::usual()
     }
 }

@@ -5,9 +5,11 @@ use toml::Table;
 
 use crate::{
     config::{
-        Config, Entry, Mark, Origin, RawConfig, SharedTimeouts, UrlText,
+        Config, Entry, Mark, Origin, SharedTimeouts, UrlText,
         layers::{Layers, join},
-        plain, schema,
+        plain,
+        reference::is_toml,
+        schema,
         secret::SecretText,
     },
     http::auth::KeyHash,
@@ -37,16 +39,9 @@ pub(super) fn entries(config: &Config, layers: &Layers, presets: &[Option<String
             .iter()
             .any(|entry| entry.key.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
     };
-    if let Ok(defaults) = toml::Value::try_from(RawConfig::defaults()) {
-        flatten(&defaults, "", &mut |path, value| {
-            if !value.is_table() && !is_given(&entries, path) {
-                entries.push(Entry::plain(path.to_owned(), value.to_string(), Origin::Default));
-            }
-        });
-    }
     let shared = config.shared.as_ref();
-    let cluster = shared.map_or_else(ClusterConfig::usual, |shared| shared.cluster.clone());
-    let timeouts = shared.map_or_else(SharedTimeouts::usual, |shared| shared.timeouts);
+    let cluster = shared.map_or_else(ClusterConfig::default, |shared| shared.cluster.clone());
+    let timeouts = shared.map_or_else(SharedTimeouts::default, |shared| shared.timeouts);
     let mut groups: Vec<_> = [
         ("server", Table::try_from(&config.http)),
         ("server", Table::try_from(config.open_limits)),
@@ -74,6 +69,12 @@ pub(super) fn entries(config: &Config, layers: &Layers, presets: &[Option<String
             }
         }
     }
+    schema::walk(schema, "", &mut |path, leaf| {
+        let default = leaf.get("x-default").and_then(serde_json::Value::as_str).filter(|text| is_toml(text));
+        if let Some(default) = default.filter(|_| !path.contains(".0.") && !is_given(&entries, path)) {
+            entries.push(Entry::plain(path.to_owned(), default.to_owned(), Origin::Default));
+        }
+    });
     for (index, chain) in config.chains.iter().enumerate() {
         let origin = match presets.get(index) {
             Some(Some(name)) => Origin::Preset(name.clone()),

@@ -66,7 +66,7 @@ pub(super) fn http_limits(
     let page_limits = PageLimits {
         max_cost_wei: page_key.max_cost_wei.map(|wei| wei.0),
         max_within: default_expiry,
-        ..layered(check, "page_key", &page_key.given, PageLimits::usual())
+        ..layered(check, "page_key", &page_key.given, PageLimits::default())
     };
     HttpLimits {
         probe_listen,
@@ -74,7 +74,7 @@ pub(super) fn http_limits(
         cors_origins: Origins::new(cors_origins),
         hosts,
         page_key: page_limits,
-        ..layered(check, "server", &raw.given, HttpLimits::usual())
+        ..layered(check, "server", &raw.given, HttpLimits::default())
     }
 }
 
@@ -111,8 +111,8 @@ pub(super) fn shared_ledger(
     }
     check.name("ledger.schema", &schema);
     let instance = raw.instance.clone().unwrap_or_else(|| format!("{listen}#{}", std::process::id()));
-    let cluster = ClusterConfig { instance, ..layered(check, "ledger", &raw.given, ClusterConfig::usual()) };
-    let mut timeouts = layered(check, "ledger", &raw.given, SharedTimeouts::usual());
+    let cluster = ClusterConfig { instance, ..layered(check, "ledger", &raw.given, ClusterConfig::default()) };
+    let mut timeouts = layered(check, "ledger", &raw.given, SharedTimeouts::default());
     if !raw.given.contains_key("idle_timeout_ms") {
         timeouts.idle = timeouts.idle.min(cluster.lease / 2);
     }
@@ -197,7 +197,7 @@ pub(super) fn storage(check: &mut Check<'_>, raw: &RawLedger) -> (SqliteConfig, 
     }
     (
         layered(check, "ledger", &raw.given, SqliteConfig::new(path)),
-        layered(check, "ledger", &raw.given, GroupCommitConfig::usual()),
+        layered(check, "ledger", &raw.given, GroupCommitConfig::default()),
     )
 }
 

@@ -49,7 +49,7 @@ pub(super) fn tenant_config(
         );
     }
     let mut policy = layered(check, key, &raw.given, TenantPolicy::new(&id));
-    policy.budget_shares = layered(check, key, &raw.given, BudgetShares::usual());
+    policy.budget_shares = layered(check, key, &raw.given, BudgetShares::default());
     if let Some(kinds) = &raw.kinds {
         policy.kinds = kinds
             .iter()
