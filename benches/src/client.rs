@@ -11,6 +11,10 @@ use hyper::{
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
+use slackwater::{
+    client::SseParser,
+    wire::{self, Accepted, BatchResult, BatchResults, Counts, Lanes},
+};
 
 use crate::{
     error::{BenchError, Result},
@@ -26,6 +30,7 @@ pub struct RelayerClient {
 
 /// The answer to one submission.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "looked at, and dropped")]
 pub enum Submitted {
     /// Accepted: durable, and promised.
     Accepted(Accepted),
@@ -54,73 +59,17 @@ impl Submitted {
     }
 }
 
-/// A request was accepted.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Accepted {
-    /// Its id: the EIP-712 digest.
-    pub id: B256,
-    /// Current status.
-    pub status: String,
-    /// Latest acceptable inclusion, Unix ms.
-    pub deadline_at_ms: u64,
-    /// Time of acceptance, Unix ms.
-    pub accepted_at_ms: u64,
-    /// The signed promise.
-    pub promise: Value,
-    /// The quote.
-    pub quote: Value,
-    /// True if it had been accepted before.
-    #[serde(default)]
-    pub duplicate: bool,
-}
-
-/// An RFC 9457 problem.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Problem {
-    /// HTTP status.
-    pub status: u16,
-    /// The stable code.
-    pub code: String,
-    /// Explanation for people.
-    #[serde(default)]
-    pub detail: String,
-    /// All other members.
-    #[serde(flatten)]
-    pub extra: BTreeMap<String, Value>,
-}
+/// A problem.
+pub type Problem = wire::Problem<'static>;
 
 impl From<Problem> for BenchError {
     fn from(problem: Problem) -> Self {
-        Self::Problem { status: problem.status, code: problem.code, detail: problem.detail }
+        Self::Problem { status: problem.status, code: problem.code.into(), detail: problem.detail.into() }
     }
 }
 
 /// An event of a request.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Event {
-    /// Global sequence number.
-    pub seq: u64,
-    /// The request.
-    pub request_id: B256,
-    /// Sequence number within the request.
-    pub request_seq: u64,
-    /// New status.
-    pub status: String,
-    /// Stable code of the reason; `None` if there is none.
-    pub reason: Option<String>,
-    /// Explanation for people.
-    pub detail: Option<String>,
-    /// Batch, as `chainId:sender:nonce`.
-    pub batch: Option<String>,
-    /// Hash of the transaction.
-    pub tx_hash: Option<B256>,
-    /// Height of the block.
-    pub block_number: Option<u64>,
-    /// Time of the event, Unix ms.
-    pub at_ms: u64,
-}
+pub type Event = wire::Event<'static>;
 
 /// A request as `GET /v1/requests/{id}` shows it.
 #[derive(Debug, Clone, Deserialize)]
@@ -225,24 +174,15 @@ impl RelayerClient {
     /// # Errors
     /// If no valid answer comes, or the batch is refused as a whole.
     pub async fn submit_batch(&self, body: Bytes) -> Result<Vec<Submitted>> {
-        #[derive(Deserialize)]
-        struct Results {
-            results: Vec<Item>,
-        }
-        #[derive(Deserialize)]
-        struct Item {
-            accepted: Option<Accepted>,
-            problem: Option<Problem>,
-        }
         let answer = self.send(post_json("/v1/requests/batch", body)).await?;
         if answer.status != 207 {
             return Err(problem(&answer)?.into());
         }
-        let results: Results = json(&answer)?;
-        let result = |item: Item| match item {
-            Item { accepted: Some(accepted), .. } => Ok(Submitted::Accepted(accepted)),
-            Item { problem: Some(problem), .. } => Ok(Submitted::Refused(problem)),
-            Item { .. } => Err(BenchError::unexpected("batch result", "neither accepted nor a problem")),
+        let results: BatchResults<'static> = json(&answer)?;
+        let result = |item: BatchResult<'static>| match item {
+            BatchResult { accepted: Some(accepted), .. } => Ok(Submitted::Accepted(accepted)),
+            BatchResult { problem: Some(problem), .. } => Ok(Submitted::Refused(problem)),
+            BatchResult { .. } => Err(BenchError::unexpected("batch result", "neither accepted nor a problem")),
         };
         results.results.into_iter().map(result).collect()
     }
@@ -280,19 +220,10 @@ impl RelayerClient {
     /// # Errors
     /// If the key is not an operator's.
     pub async fn counts(&self) -> Result<BTreeMap<String, u64>> {
-        #[derive(Deserialize)]
-        struct Counts {
-            counts: Vec<Row>,
-        }
-        #[derive(Deserialize)]
-        struct Row {
-            status: String,
-            count: u64,
-        }
         let counts: Counts = self.get_json("/v1/counts").await?;
         let mut by_status = BTreeMap::new();
         for row in counts.counts {
-            *by_status.entry(row.status).or_default() += row.count;
+            *by_status.entry(row.status.as_str().to_owned()).or_default() += row.count;
         }
         Ok(by_status)
     }
@@ -310,16 +241,8 @@ impl RelayerClient {
     /// # Errors
     /// If no valid answer comes.
     pub async fn senders(&self) -> Result<Vec<Address>> {
-        #[derive(Deserialize)]
-        struct Lanes {
-            lanes: Vec<Lane>,
-        }
-        #[derive(Deserialize)]
-        struct Lane {
-            sender: Address,
-        }
         let lanes: Lanes = self.get_json("/v1/lanes").await?;
-        Ok(lanes.lanes.into_iter().map(|lane| lane.sender).collect())
+        Ok(lanes.lanes.into_iter().map(|lane| lane.sender.0).collect())
     }
 
     /// The lanes, as the API shows them.
@@ -360,7 +283,7 @@ impl RelayerClient {
         if response.status().as_u16() != 200 {
             return Err(BenchError::unexpected("GET /v1/events", response.status()));
         }
-        Ok(EventStream { body: response.into_body(), text: Vec::new(), last: after })
+        Ok(EventStream { body: response.into_body(), parser: SseParser::default(), last: after })
     }
 
     /// Any JSON that is read with `GET`.
@@ -420,7 +343,7 @@ fn json<T: DeserializeOwned>(answer: &Answer) -> Result<T> {
 #[derive(Debug)]
 pub struct EventStream {
     body: Incoming,
-    text: Vec<u8>,
+    parser: SseParser,
     last: u64,
 }
 
@@ -431,16 +354,9 @@ impl EventStream {
     /// If the connection breaks or an event is not JSON.
     pub async fn next(&mut self) -> Result<Option<Event>> {
         loop {
-            while let Some(end) = self.text.windows(2).position(|pair| pair == b"\n\n") {
-                let message: Vec<u8> = self.text.drain(..end + 2).collect();
-                let message = String::from_utf8_lossy(&message).into_owned();
-                let data: String =
-                    message.lines().filter_map(|line| line.strip_prefix("data:")).map(str::trim_start).collect();
-                if data.is_empty() {
-                    continue;
-                }
+            if let Some(message) = self.parser.next_message() {
                 let event: Event =
-                    serde_json::from_str(&data).map_err(|error| BenchError::unexpected("event", error))?;
+                    serde_json::from_str(&message.data).map_err(|error| BenchError::unexpected("event", error))?;
                 self.last = event.seq;
                 return Ok(Some(event));
             }
@@ -448,7 +364,7 @@ impl EventStream {
                 None => return Ok(None),
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
-                        self.text.extend_from_slice(&data);
+                        self.parser.push(&data).map_err(|error| BenchError::unexpected("event", error))?;
                     }
                 }
                 Some(Err(error)) => {

@@ -76,8 +76,13 @@ const fn details(_: &ClientError) -> Option<String> {
 
 /// Reads an argument; errors name it `what`.
 pub(crate) fn read<T: DeserializeOwned>(what: &str, value: &JsValue) -> Result<T, Failure> {
+    parse(what, &text(what, value)?)
+}
+
+/// An argument as JSON, called `what` in errors.
+pub(crate) fn text(what: &str, value: &JsValue) -> Result<String, Failure> {
     let text = encode(value).map_err(|_| Failure::argument(format_args!("{what}: can't be written as JSON")))?;
-    parse(what, &text.ok_or_else(|| Failure::argument(format_args!("{what}: missing")))?)
+    text.ok_or_else(|| Failure::argument(format_args!("{what}: missing")))
 }
 
 /// A value as JSON; `None` if it has no JSON form.

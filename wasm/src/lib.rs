@@ -49,6 +49,9 @@ pub use request::{forward_digest, forward_typed_data};
 const SHARED: &str = include_str!("types.shared.d.ts");
 #[cfg(feature = "client")]
 #[wasm_bindgen(typescript_custom_section)]
+const API: &str = include_str!("types.api.d.ts");
+#[cfg(feature = "client")]
+#[wasm_bindgen(typescript_custom_section)]
 const CLIENT: &str = include_str!("types.d.ts");
 #[cfg(feature = "page")]
 #[wasm_bindgen(typescript_custom_section)]

@@ -1,13 +1,13 @@
 //! Conversion of numbers, addresses and bytes from and to JavaScript.
 
-use std::{fmt, marker::PhantomData, str::FromStr};
+use std::{fmt, str::FromStr};
 
 #[cfg(feature = "client")]
 use alloy_primitives::B256;
 use alloy_primitives::{Address, Bytes, U256};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
-    de::{Error, Visitor},
+    de::{Error, Unexpected, Visitor},
 };
 use slackwater::{Timestamp, request::RequestId};
 #[cfg(feature = "client")]
@@ -28,45 +28,43 @@ extern "C" {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Quantity<T>(pub(crate) T);
 
-impl<T: TryFrom<U256>> Quantity<T> {
-    fn from_text(text: &str) -> Option<Self> {
-        let (digits, radix) = match text.strip_prefix("0x") {
-            Some(digits) => (digits, 16),
-            None => (text, 10),
-        };
-        let is_number = !digits.is_empty() && digits.bytes().all(|byte| char::from(byte).is_digit(radix));
-        let value = is_number.then(|| U256::from_str_radix(digits, u64::from(radix)).ok())??;
-        T::try_from(value).ok().map(Self)
+fn wide(text: &str) -> Option<U256> {
+    let (digits, radix) = match text.strip_prefix("0x") {
+        Some(digits) => (digits, 16),
+        None => (text, 10),
+    };
+    let is_number = !digits.is_empty() && digits.bytes().all(|byte| char::from(byte).is_digit(radix));
+    is_number.then(|| U256::from_str_radix(digits, u64::from(radix)).ok())?
+}
+
+/// One reader for all widths.
+struct Wide;
+
+impl Visitor<'_> for Wide {
+    type Value = U256;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a whole number in range: decimal digits, 0x hex, or a safe integer")
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<U256, E> {
+        // Above that a JavaScript number has lost digits on its way.
+        if value >= 1 << 53 {
+            return Err(E::invalid_value(Unexpected::Unsigned(value), &self));
+        }
+        Ok(U256::from(value))
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<U256, E> {
+        let shown: String = text.chars().take(80).collect();
+        wide(text).ok_or_else(|| E::invalid_value(Unexpected::Str(&shown), &self))
     }
 }
 
 impl<'de, T: TryFrom<U256>> Deserialize<'de> for Quantity<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Number<T>(PhantomData<T>);
-
-        impl<T: TryFrom<U256>> Visitor<'_> for Number<T> {
-            type Value = Quantity<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a whole number in range: decimal digits, 0x hex, or a safe integer")
-            }
-
-            fn visit_u64<E: Error>(self, value: u64) -> Result<Quantity<T>, E> {
-                let wrong = || E::invalid_value(serde::de::Unexpected::Unsigned(value), &self);
-                // Above that a JavaScript number may have lost digits.
-                if value >= 1 << 53 {
-                    return Err(wrong());
-                }
-                T::try_from(U256::from(value)).map(Quantity).map_err(|_| wrong())
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<Quantity<T>, E> {
-                let shown: String = text.chars().take(80).collect();
-                Quantity::from_text(text).ok_or_else(|| E::invalid_value(serde::de::Unexpected::Str(&shown), &self))
-            }
-        }
-
-        deserializer.deserialize_any(Number(PhantomData))
+        let wide = deserializer.deserialize_any(Wide)?;
+        T::try_from(wide).map(Self).map_err(|_| D::Error::invalid_value(Unexpected::Other("a larger number"), &Wide))
     }
 }
 

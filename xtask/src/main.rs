@@ -18,6 +18,7 @@ mod steps;
 mod supply;
 mod test;
 mod tools;
+mod types;
 mod wasm;
 
 use clap::{Parser, Subcommand};
@@ -47,6 +48,7 @@ enum Task {
     Js(js::Args),
     Python(python::Args),
     Contracts(contracts::Args),
+    Types(types::Args),
     AnvilPath(tools::AnvilPathArgs),
 }
 
@@ -64,6 +66,7 @@ fn main() -> anyhow::Result<()> {
         Task::Sim(args) => sim::run_sim(&args),
         Task::Soak(args) => soak::run_soak(&args),
         Task::Contracts(args) => contracts::run(&args),
+        Task::Types(args) => types::run_types(&args),
         Task::AnvilPath(args) => tools::print_anvil_path(&args),
     }
 }

@@ -16,6 +16,7 @@ use crate::sim;
 use crate::steps::{Done, Harness, Steps, run_tests, say};
 use crate::supply;
 use crate::tools::{ANVIL_VAR, LocalChain, anvil, repo_root, run, run_node};
+use crate::types;
 use crate::wasm::{self, Built};
 
 /// Check everything: format, lints, documentation, dependencies, contracts, tests, a short load.
@@ -63,6 +64,7 @@ pub(crate) fn run_all(args: Args) -> Result<()> {
         Ok(Done::Passed)
     })?;
     steps.run("tests", tests)?;
+    steps.run("generated types", types::check)?;
     steps.run("documentation tests", || {
         run_tests(Harness::Libtest, &mut cargo(&["test", "--workspace", "--doc", "--locked"]))
     })?;

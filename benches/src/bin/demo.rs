@@ -17,7 +17,7 @@ use comfy_table::{Attribute, Cell, CellAlignment, Color, Table, presets::UTF8_FU
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use slackwater_benches::{
     Anvil, BenchError, Node, Relayer, RelayerClient, Result, World,
-    client::{Event, is_terminal},
+    client::Event,
     count::{Relayed, entries, executions_by_event, nonces},
     node::TestTransaction,
     page::{PageAddress, PageServer},
@@ -398,7 +398,7 @@ async fn relay(args: &Args, bars: &MultiProgress, client: &RelayerClient, signed
         match answer?.accepted() {
             Ok(accepted) => {
                 journey.accepted += 1;
-                accepted_at.insert(accepted.id, accepted.accepted_at_ms);
+                accepted_at.insert(accepted.id.0, accepted.accepted_at_ms);
                 accepted_bar.inc(1);
             }
             Err(BenchError::Problem { code, .. }) => *journey.refused.entry(code).or_default() += 1,
@@ -414,20 +414,23 @@ async fn relay(args: &Args, bars: &MultiProgress, client: &RelayerClient, signed
         let Some(event) = stream.next().await? else {
             return Err(unexpected("GET /v1/events", "the stream ended before the requests did"));
         };
-        let Event { request_id, status, at_ms, block_number, .. } = event;
+        let Event { status, at_ms, block_number, .. } = event;
+        let request_id = event.request_id.0;
         let Some(accepted_at) = accepted_at.get(&request_id) else { continue };
-        let since = Duration::from_millis(at_ms.saturating_sub(*accepted_at));
+        let since = at_ms.since(*accepted_at);
         if matches!(status.as_str(), "included" | "finalized") && included.insert(request_id) {
             journey.included.record(since);
             included_bar.inc(1);
         }
         journey.last_block = journey.last_block.max(block_number.unwrap_or(0));
-        if is_terminal(&status) && open.remove(&request_id) {
+        if status.is_terminal() && open.remove(&request_id) {
             final_bar.inc(1);
             if status == "finalized" {
                 journey.finalized.record(since);
             } else {
-                journey.unhappy.insert(request_id, event.reason.map_or(status, |reason| reason));
+                journey
+                    .unhappy
+                    .insert(request_id, event.reason.map_or(status.to_string(), |reason| reason.to_string()));
             }
         }
     }

@@ -150,7 +150,7 @@ impl Scene {
         if body["within"].is_null() {
             body["deadline"] = json!(self.valid_until_s);
         }
-        let id = self.relayer.client().submit(&body.to_string().into()).await?.accepted()?.id;
+        let id = self.relayer.client().submit(&body.to_string().into()).await?.accepted()?.id.0;
         self.known.push(Known { id, kind: "forward", tag, body });
         Ok(id)
     }

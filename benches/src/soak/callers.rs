@@ -164,12 +164,12 @@ async fn call(
 ) -> Result<Answer> {
     for (client, repeated) in targets.iter().cycle().skip(first % targets.len().max(1)).zip(0..) {
         let outcome = match client.submit(&request.body).await {
-            Ok(Submitted::Accepted(accepted)) if accepted.id == request.id => Some(Ok(accepted.duplicate)),
+            Ok(Submitted::Accepted(accepted)) if accepted.id.0 == request.id => Some(Ok(accepted.duplicate)),
             Ok(Submitted::Accepted(accepted)) => {
                 return Err(BenchError::unexpected("the id of a request", accepted.id));
             }
             Ok(Submitted::Refused(problem)) if matches!(problem.status, 429 | 503) => None,
-            Ok(Submitted::Refused(problem)) => Some(Err((request.id, problem.code))),
+            Ok(Submitted::Refused(problem)) => Some(Err((request.id, problem.code.into()))),
             Err(error) if error.is_ambiguous() => None,
             Err(error) => return Err(error),
         };

@@ -6,9 +6,10 @@ use std::{
 };
 
 use alloy_primitives::{Address, B256};
-use serde::Deserialize;
-use serde_json::Value;
-use slackwater::request::Status;
+use slackwater::{
+    request::{Reason, Status},
+    wire::{Counts, RequestPage, RequestSummary},
+};
 
 use super::callers::Calls;
 use crate::{
@@ -149,24 +150,13 @@ pub(super) async fn judge(
 
 /// Status of every request known to the relayer.
 async fn statuses(client: &RelayerClient) -> Result<BTreeMap<B256, Status>> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Page {
-        requests: Vec<Summary>,
-        next_cursor: Option<String>,
-    }
-    #[derive(Deserialize)]
-    struct Summary {
-        id: B256,
-        status: String,
-    }
     let mut statuses = BTreeMap::new();
     let mut cursor = String::new();
     loop {
-        let page: Page = client.get_json(&format!("/v1/requests?limit=500{cursor}")).await?;
-        for Summary { id, status } in page.requests {
-            let status = Status::from_name(&status).ok_or_else(|| BenchError::unexpected("a status", status))?;
-            statuses.insert(id, status);
+        let page: RequestPage = client.get_json(&format!("/v1/requests?limit=500{cursor}")).await?;
+        for RequestSummary { id, status, .. } in page.requests {
+            let status = status.known().ok_or_else(|| BenchError::unexpected("a status", status))?;
+            statuses.insert(id.0, status);
         }
         match page.next_cursor {
             Some(next) => cursor = format!("&cursor={next}"),
@@ -185,10 +175,9 @@ struct Story {
 
 /// Reads all events back from the first.
 async fn story(client: &RelayerClient, statuses: &BTreeMap<B256, Status>) -> Result<Story> {
-    let counts: Value = client.get_json("/v1/counts").await?;
-    let newest = counts["lastEventSeq"].as_u64().unwrap_or(0);
+    let Counts { last_event_seq: newest, .. } = client.get_json("/v1/counts").await?;
     let (mut faults, mut late, mut ends) = (Vec::new(), Vec::new(), BTreeMap::<_, usize>::new());
-    let mut last: BTreeMap<B256, (u64, Status)> = BTreeMap::new();
+    let mut last: BTreeMap<B256, (u32, Status)> = BTreeMap::new();
     let mut stream = client.events(0).await?;
     let mut told = 0;
     while told < newest {
@@ -200,20 +189,20 @@ async fn story(client: &RelayerClient, statuses: &BTreeMap<B256, Status>) -> Res
             faults.push(format!("event {} follows event {told}", event.seq));
         }
         told = event.seq;
-        let Some(status) = Status::from_name(&event.status) else {
+        let Some(status) = event.status.known() else {
             faults.push(format!("event {told} has the status {}", event.status));
             continue;
         };
         if status.is_terminal() {
-            let reason = event.reason.as_deref().map_or_else(String::new, |reason| format!(" {reason}"));
+            let reason = event.reason.as_ref().map_or_else(String::new, |reason| format!(" {reason}"));
             *ends.entry(format!("{status}{reason}")).or_default() += 1;
         }
-        let is_right = match last.insert(event.request_id, (event.request_seq, status)) {
+        let is_right = match last.insert(event.request_id.0, (event.request_seq, status)) {
             None => (event.request_seq, status) == (1, Status::Queued),
             Some((seq, before)) => {
-                let is_late = event.reason.as_deref() == Some("promise_missed") && before == status;
+                let is_late = event.reason == Some(Reason::PromiseMissed.into()) && before == status;
                 if is_late {
-                    late.push(event.request_id);
+                    late.push(event.request_id.0);
                 }
                 event.request_seq == seq + 1 && (is_late || before.can_become(status))
             }

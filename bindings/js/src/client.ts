@@ -168,32 +168,32 @@ export class Slackwater {
 
   /** The chains that are served, and the address that signs promises. */
   chains(): Promise<Chains> {
-    return this.#call(Exchange.chains())
+    return this.#call('chains')
   }
 
   /** Prices of a chain now. */
   fees(chainId: Quantity): Promise<ChainFees> {
-    return this.#call(Exchange.fees(chainId))
+    return this.#call('fees', { chainId })
   }
 
   /** What the relayer expects the base fee to be. */
   forecast(chainId: Quantity, horizonMs?: number): Promise<RelayerForecast> {
-    return this.#call(Exchange.forecast(chainId, horizonMs))
+    return this.#call('forecast', { chainId, horizonMs })
   }
 
   /** What a request with this gas would cost now, and what waiting is worth. */
   quote(ask: { chainId: Quantity; gas: Quantity; withinMs?: number }): Promise<Quote> {
-    return this.#call(Exchange.quote(ask.chainId, ask.gas, ask.withinMs))
+    return this.#call('quote', ask)
   }
 
   /** All about one request. */
   request(id: string): Promise<RequestDetail> {
-    return this.#call(Exchange.request(id))
+    return this.#call('request', { id })
   }
 
   /** Withdraws a request that is still queued; `too_late` once it is in a transaction. */
   async cancel(id: string): Promise<RequestSummary> {
-    const request = await this.#call<RequestSummary>(Exchange.cancel(id))
+    const request = await this.#call<RequestSummary>('cancel', { id })
     this.#outbox.nonces.told(id, request.status, Date.now())
     return request
   }
@@ -422,7 +422,7 @@ export class Slackwater {
   async #served({ chainId, forwarder, withinMs, deadline }: Ask): Promise<string> {
     let told: Chains
     try {
-      told = await this.#call(Exchange.chains(), forwarder !== undefined)
+      told = await this.#call('chains', {}, forwarder !== undefined)
     } catch (error) {
       const { problem } = error as { problem?: { status?: number } }
       if (forwarder === undefined || problem?.status === 401) throw error
@@ -443,7 +443,8 @@ export class Slackwater {
   }
 
   /** Makes a call, with repetitions unless one attempt has to do. */
-  async #call<T>(exchange: Exchange, isOnce = false): Promise<T> {
+  async #call<T>(name: string, args: object = {}, isOnce = false): Promise<T> {
+    const exchange = Exchange.call(name, args)
     try {
       for (;;) {
         const step = exchange.step(Date.now())

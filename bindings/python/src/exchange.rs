@@ -1,19 +1,18 @@
 //! One API call with its retries.
 
 use pyo3::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use slackwater::{
     Timestamp,
     client::{
-        self, ApiCall, HttpAnswer, RetryPolicy, Step, TransportError,
-        api::{self, ListFilter},
+        self, ApiCall, ChainFees, Chains, Forecast, HttpAnswer, Quote, RequestDetail, RequestSummary, RetryPolicy,
+        Step, TransportError, api,
     },
-    request::Status,
 };
 
 use crate::{
-    error::{argument, client as client_error},
-    value::{Call, Came, Uint, call, instant, span, text, write},
+    error::client as client_error,
+    value::{Call, Came, call, instant, parse, text, write},
 };
 
 /// An exchange of any result type, whose answer is passed to Python as JSON.
@@ -57,57 +56,30 @@ fn exchange<T: Serialize + 'static>(call: ApiCall<T>) -> Exchange {
     Exchange(Box::new(client::Exchange::new(call, RetryPolicy::default(), None)))
 }
 
+#[derive(Deserialize)]
+struct OfBatch {
+    id: String,
+}
+
 #[pymethods]
 impl Exchange {
-    #[staticmethod]
-    #[pyo3(signature = (chain_id, gas, within=None))]
-    fn quote(chain_id: Uint<u64>, gas: Uint<u64>, within: Option<f64>) -> PyResult<Self> {
-        Ok(exchange(api::quote(chain_id.0, gas.0, span("within", within)?)))
-    }
-
-    #[staticmethod]
-    fn request(id: &str) -> PyResult<Self> {
-        Ok(exchange(api::request(text("id", id)?)))
-    }
-
-    #[staticmethod]
-    #[pyo3(signature = (status=None, chain_id=None, cursor=None, limit=None))]
-    fn requests(
-        status: Option<&str>,
-        chain_id: Option<Uint<u64>>,
-        cursor: Option<String>,
-        limit: Option<u16>,
-    ) -> PyResult<Self> {
-        let status: Option<Status> = status
-            .map(|status| serde_json::from_value(status.into()).map_err(|_| argument("status: there is none such")))
-            .transpose()?;
-        Ok(exchange(api::requests(&ListFilter { status, chain_id: chain_id.map(|id| id.0), cursor, limit })))
-    }
-
-    #[staticmethod]
-    fn cancel(id: &str) -> PyResult<Self> {
-        Ok(exchange(api::cancel(text("id", id)?)))
-    }
-
-    #[staticmethod]
-    fn chains() -> Self {
-        exchange(api::chains())
-    }
-
-    #[staticmethod]
-    fn fees(chain_id: Uint<u64>) -> Self {
-        exchange(api::fees(chain_id.0))
-    }
-
-    #[staticmethod]
-    #[pyo3(signature = (chain_id, horizon=None))]
-    fn forecast(chain_id: Uint<u64>, horizon: Option<f64>) -> PyResult<Self> {
-        Ok(exchange(api::forecast(chain_id.0, span("horizon", horizon)?)))
-    }
-
-    #[staticmethod]
-    fn batch(id: &str) -> PyResult<Self> {
-        Ok(exchange(api::batch(text("id", id)?)))
+    /// The call `name` of the API, with arguments in JSON as `slackwater::client::api::by_name` says.
+    #[new]
+    fn new(name: &str, arguments: &str) -> PyResult<Self> {
+        match name {
+            "batch" => return Ok(exchange(api::batch(text("id", &parse::<OfBatch>("arguments", arguments)?.id)?))),
+            "requests" => return Ok(exchange(api::requests(&parse("arguments", arguments)?))),
+            _ => {}
+        }
+        let http = api::by_name(name, arguments).map_err(|error| client_error(&error))?;
+        Ok(match name {
+            "quote" => exchange(api::any::<Quote>(http)),
+            "request" => exchange(api::any::<RequestDetail>(http)),
+            "cancel" => exchange(api::any::<RequestSummary>(http)),
+            "chains" => exchange(api::any::<Chains>(http)),
+            "fees" => exchange(api::any::<ChainFees>(http)),
+            _ => exchange(api::any::<Forecast>(http)),
+        })
     }
 
     /// The call to send, or the time (Unix ms) until which to wait.

@@ -263,6 +263,7 @@ def test_an_event_of_a_fake_forwarder_confirms_nothing(world: World) -> None:
         receipt = world.mined(world.rpc("eth_sendTransaction", call))
         assert receipt["status"] == "0x1"
         claim = sw.types.Event(
+            tenant="default",
             seq=1, request_id=forward.id, request_seq=1, chain_id=world.ready["chainId"], status="finalized",
             at_ms=0, tx_hash=receipt["transactionHash"], block_number=int(receipt["blockNumber"], 16),
         )

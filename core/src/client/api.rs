@@ -3,21 +3,20 @@
 use std::time::Duration;
 
 use alloy_primitives::B256;
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
     Event, Open, Problem, RequestDetail,
     error::ClientError,
-    http::{ApiCall, HttpAnswer, HttpCall, json},
+    http::{ApiCall, HttpAnswer, HttpCall, excerpt, json},
     submit::Submit,
 };
 use crate::{
     request::{BatchId, Reason, RequestId, Status},
     time::{Timestamp, millis},
     wire::{
-        Accepted, Batch, BatchResults as Results, ChainFees, ChainForecast, Chains, Promise, Quote, RequestPage,
-        RequestSummary,
+        Accepted, Batch, BatchResults as Results, ChainFees, ChainForecast, Chains, Count, Promise, Quote,
+        QuoteRequest, RequestPage, RequestSummary, Span,
     },
 };
 
@@ -69,19 +68,24 @@ fn batch_results(answer: &HttpAnswer) -> Result<BatchResults, ClientError> {
 }
 
 /// `POST /v1/quotes`: what a request with this gas would cost now and, if it may wait, what waiting is worth.
-#[inline]
 pub fn quote(chain_id: u64, gas: u64, within: Option<Duration>) -> ApiCall<Quote> {
-    let mut body = json!({ "chainId": chain_id, "gas": gas.to_string() });
-    if let Some(within) = within {
-        body["within"] = span(within).into();
-    }
-    ApiCall::new(HttpCall::post("/v1/quotes", body.to_string()), json)
+    any(quote_http(chain_id, gas, within))
+}
+
+// What is sent, without its answer's reader: that would come with every call of `by_name`.
+fn quote_http(chain_id: u64, gas: u64, within: Option<Duration>) -> HttpCall {
+    let within = within.map(|within| Span(millis(within)));
+    let body = serde_json::to_string(&QuoteRequest { chain_id: Count(chain_id), gas: Count(gas), within });
+    HttpCall::post("/v1/quotes", body.unwrap_or_else(|error| unreachable!("a question is always JSON: {error}")))
 }
 
 /// `GET /v1/requests/{id}`: all about one request.
-#[inline]
 pub fn request(id: RequestId) -> ApiCall<RequestDetail> {
-    ApiCall::new(HttpCall::get(format!("/v1/requests/{id}")), json)
+    any(request_http(id))
+}
+
+fn request_http(id: RequestId) -> HttpCall {
+    HttpCall::get(format!("/v1/requests/{id}"))
 }
 
 /// The members of a request's state that the machines of this room look at, without `serde(flatten)`: that, and members that
@@ -126,11 +130,12 @@ impl Look {
 
 /// As [`request`].
 pub(super) fn look(id: RequestId) -> ApiCall<Look> {
-    ApiCall::new(request(id).http().clone(), json)
+    any(request_http(id))
 }
 
 /// Which requests to list.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ListFilter {
     /// Only this status.
     pub status: Option<Status>,
@@ -156,33 +161,96 @@ pub fn requests(filter: &ListFilter) -> ApiCall<RequestPage> {
 }
 
 /// `DELETE /v1/requests/{id}`: withdraws a request that is still queued.
-#[inline]
 pub fn cancel(id: RequestId) -> ApiCall<RequestSummary> {
-    ApiCall::new(HttpCall::delete(format!("/v1/requests/{id}")), json)
+    any(cancel_http(id))
+}
+
+fn cancel_http(id: RequestId) -> HttpCall {
+    HttpCall::delete(format!("/v1/requests/{id}"))
 }
 
 /// `GET /v1/chains`: the chains that are served.
-#[inline]
 pub fn chains() -> ApiCall<Chains> {
-    ApiCall::new(HttpCall::get("/v1/chains".to_owned()), json)
+    any(chains_http())
+}
+
+fn chains_http() -> HttpCall {
+    HttpCall::get("/v1/chains".to_owned())
 }
 
 /// `GET /v1/chains/{id}/fees`: prices now.
-#[inline]
 pub fn fees(chain_id: u64) -> ApiCall<ChainFees> {
-    ApiCall::new(HttpCall::get(format!("/v1/chains/{chain_id}/fees")), json)
+    any(fees_http(chain_id))
+}
+
+fn fees_http(chain_id: u64) -> HttpCall {
+    HttpCall::get(format!("/v1/chains/{chain_id}/fees"))
 }
 
 /// `GET /v1/chains/{id}/forecast`: the expected base fee; with `horizon`, only at the nearest one.
-#[inline]
 pub fn forecast(chain_id: u64, horizon: Option<Duration>) -> ApiCall<ChainForecast> {
+    any(forecast_http(chain_id, horizon))
+}
+
+fn forecast_http(chain_id: u64, horizon: Option<Duration>) -> HttpCall {
     let query = horizon.map(|horizon| format!("?horizon={}", span(horizon))).unwrap_or_default();
-    ApiCall::new(HttpCall::get(format!("/v1/chains/{chain_id}/forecast{query}")), json)
+    HttpCall::get(format!("/v1/chains/{chain_id}/forecast{query}"))
 }
 
 /// `GET /v1/batches/{id}`: one batch.
 pub fn batch(id: BatchId) -> ApiCall<Batch> {
     ApiCall::new(HttpCall::get(format!("/v1/batches/{id}")), json)
+}
+
+/// Any call, with its answer read as JSON.
+pub fn any<T: DeserializeOwned>(http: HttpCall) -> ApiCall<T> {
+    ApiCall::new(http, json)
+}
+
+/// Arguments of a call in [`by_name`].
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Arguments {
+    #[serde(default)]
+    id: String,
+    chain_id: Option<Count>,
+    gas: Option<Count>,
+    within_ms: Option<f64>,
+    horizon_ms: Option<f64>,
+}
+
+/// Makes a call from its name and its arguments in JSON, for other languages: `quote` of `chainId`, `gas` and `withinMs`; `request`
+/// and `cancel` of `id`; `chains`; `fees` of `chainId`; `forecast` of `chainId` and `horizonMs`.
+///
+/// # Errors
+/// [`ClientError::Invalid`] names the argument that is missing or wrong.
+pub fn by_name(name: &str, arguments: &str) -> Result<HttpCall, ClientError> {
+    let given: Arguments = serde_json::from_slice(arguments.as_bytes())
+        .map_err(|error| ClientError::invalid("arguments", excerpt(&error.to_string())))?;
+    let number = |field, count: Option<Count>| match count {
+        Some(count) => Ok(count.0),
+        None => Err(ClientError::invalid(field, "missing")),
+    };
+    let id = || given.id.parse().map_err(|_| ClientError::invalid("id", "not the id of a request"));
+    let chain_id = || number("chainId", given.chain_id);
+    Ok(match name {
+        "quote" => quote_http(chain_id()?, number("gas", given.gas)?, span_of("withinMs", given.within_ms)?),
+        "request" => request_http(id()?),
+        "cancel" => cancel_http(id()?),
+        "chains" => chains_http(),
+        "fees" => fees_http(chain_id()?),
+        "forecast" => forecast_http(chain_id()?, span_of("horizonMs", given.horizon_ms)?),
+        _ => return Err(ClientError::invalid("name", "no call has it")),
+    })
+}
+
+/// A span of time as JavaScript counts it.
+fn span_of(field: &'static str, ms: Option<f64>) -> Result<Option<Duration>, ClientError> {
+    match ms {
+        Some(ms) if ms >= 0.0 => Ok(Some(Duration::from_millis(ms as u64))),
+        Some(_) => Err(ClientError::invalid(field, "not a span of time")),
+        None => Ok(None),
+    }
 }
 
 /// `GET /v1/events`: opens the stream of all the tenant's events after `after`, or from now on.

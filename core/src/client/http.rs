@@ -147,13 +147,7 @@ impl<T> ApiCall<T> {
         &self.http
     }
 
-    /// The same call, with its answer as raw JSON, for callers that pass it on.
-    #[inline]
-    pub fn untyped(self) -> ApiCall<serde_json::Value> {
-        ApiCall::new(self.http, json)
-    }
-
-    /// True if repeating the call after a lost answer is harmless.
+    /// Whether sending it again after a lost answer does no harm.
     ///
     /// True for all calls of this API: a submission always carries an idempotency key, and a repeated cancellation is
     /// refused with `too_late` if the first one succeeded, which an [`Exchange`](super::Exchange) then looks up.

@@ -164,7 +164,25 @@ fn promises() {
     assert_eq!(serde_json::from_value::<SignedPromise>(json).unwrap(), good);
 }
 
-/// A relayer with immediate, scripted answers. Time advances by 20 seconds with each.
+#[test]
+fn calls_by_name() {
+    let quote = api::by_name("quote", r#"{"chainId":"8453","gas":100000,"withinMs":1500.7}"#).unwrap();
+    let body = r#"{"chainId":8453,"gas":100000,"within":"1500ms"}"#;
+    assert_eq!((quote.path.as_str(), quote.body.as_deref()), ("/v1/quotes", Some(body)));
+    assert_eq!(api::by_name("forecast", r#"{"chainId":1}"#).unwrap().path, "/v1/chains/1/forecast");
+    for (name, arguments, wrong) in [
+        ("quote", r#"{"chainId":1}"#, "gas"),
+        ("cancel", r#"{"id":"0x12"}"#, "id"),
+        ("forecast", r#"{"chainId":1,"horizonMs":-1}"#, "horizonMs"),
+        ("fees", "[]", "arguments"),
+        ("fly", "{}", "name"),
+    ] {
+        let error = api::by_name(name, arguments).unwrap_err();
+        assert!(matches!(error, ClientError::Invalid { field, .. } if field == wrong), "{name}: {error}");
+    }
+}
+
+/// A relayer whose answers are there at once, one after the other. Time goes on by a second with each.
 struct Script {
     answers: std::cell::RefCell<Vec<Result<HttpAnswer, TransportError>>>,
     calls: std::cell::RefCell<Vec<(Method, String)>>,

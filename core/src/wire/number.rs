@@ -12,6 +12,7 @@ use serde::{
     de::{Error, Unexpected, Visitor},
 };
 
+use super::macros::from_text;
 use crate::time::Timestamp;
 
 /// Largest integer that every JSON implementation reads exactly.
@@ -127,29 +128,11 @@ impl<'de> Deserialize<'de> for Count {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HexBytes(pub Bytes);
 
-struct HexVisitor;
-
-impl Visitor<'_> for HexVisitor {
-    type Value = HexBytes;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("bytes as a 0x-hex string")
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<HexBytes, E> {
-        let Some(digits) = text.strip_prefix("0x") else {
-            return Err(E::invalid_value(Unexpected::Other("a string without 0x"), &self));
-        };
-        match hex::decode(digits) {
-            Ok(bytes) => Ok(HexBytes(bytes.into())),
-            Err(error) => Err(E::custom(format_args!("{}: {error}", Excerpt(text)))),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for HexBytes {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(HexVisitor)
+from_text! {
+    HexBytes, "bytes as a 0x-hex string", |text| match text.strip_prefix("0x").map(hex::decode) {
+        None => Err(E::invalid_value(Unexpected::Other("a string without 0x"), &Self::EXPECTED)),
+        Some(Ok(bytes)) => Ok(HexBytes(bytes.into())),
+        Some(Err(error)) => Err(E::custom(format_args!("{}: {error}", Excerpt(text)))),
     }
 }
 
@@ -175,27 +158,13 @@ impl Serialize for Account {
     }
 }
 
-struct AccountVisitor;
-
-impl Visitor<'_> for AccountVisitor {
-    type Value = Account;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an address: 0x and 40 hexadecimal digits")
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<Account, E> {
+from_text! {
+    Account, "an address: 0x and 40 hexadecimal digits", |text| {
         let mut bytes = [0u8; 20];
         match text.strip_prefix("0x") {
             Some(digits) if hex::decode_to_slice(digits, &mut bytes).is_ok() => Ok(Account(Address::from(bytes))),
-            _ => Err(E::custom(format_args!("{} is not an address: 0x and 40 hexadecimal digits", Excerpt(text)))),
+            _ => Err(E::custom(format_args!("{} is not {}", Excerpt(text), Self::EXPECTED))),
         }
-    }
-}
-
-impl<'de> Deserialize<'de> for Account {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(AccountVisitor)
     }
 }
 
@@ -340,24 +309,9 @@ impl Serialize for Span {
     }
 }
 
-struct SpanVisitor;
-
-impl Visitor<'_> for SpanVisitor {
-    type Value = Span;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a span of time such as \"30s\"")
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<Span, E> {
-        Span::parse(text).map_err(|problem| E::custom(format_args!("{}: {problem}", Excerpt(text))))
-    }
-}
-
-impl<'de> Deserialize<'de> for Span {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(SpanVisitor)
-    }
+from_text! {
+    Span, "a span of time such as \"30s\"",
+    |text| Span::parse(text).map_err(|problem| E::custom(format_args!("{}: {problem}", Excerpt(text))))
 }
 
 /// The beginning of a text from outside, quoted and escaped, for messages.

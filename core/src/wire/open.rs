@@ -82,6 +82,12 @@ impl Open<Status> {
     }
 }
 
+impl<T: Named> PartialEq<&str> for Open<T> {
+    fn eq(&self, name: &&str) -> bool {
+        self.as_str() == *name
+    }
+}
+
 impl<T> From<T> for Open<T> {
     fn from(value: T) -> Self {
         Self::Known(value)

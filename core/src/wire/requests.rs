@@ -1,15 +1,12 @@
 //! The bodies that callers send.
 
-use std::{borrow::Cow, fmt};
+use std::borrow::Cow;
 
 use alloy_primitives::Bytes;
-use serde::{
-    Deserialize, Deserializer, Serialize,
-    de::{Error, Visitor},
-};
+use serde::Serialize;
 
 use super::{
-    macros::wire,
+    macros::{from_text, wire},
     number::{Account, Count, Excerpt, HexBytes, Instant, Span, Uint},
 };
 use crate::request;
@@ -157,28 +154,12 @@ pub enum Kind {
     Call,
 }
 
-impl<'de> Deserialize<'de> for Kind {
-    /// By hand: serde_json calls a number in an enum's place a syntax error.
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct KindVisitor;
-
-        impl Visitor<'_> for KindVisitor {
-            type Value = Kind;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("`forward` or `call`")
-            }
-
-            fn visit_str<E: Error>(self, name: &str) -> Result<Kind, E> {
-                match name {
-                    "forward" => Ok(Kind::Forward),
-                    "call" => Ok(Kind::Call),
-                    other => Err(E::custom(format_args!("{}: expected `forward` or `call`", Excerpt(other)))),
-                }
-            }
-        }
-
-        deserializer.deserialize_str(KindVisitor)
+// By hand: serde_json calls a number in an enum's place a syntax error.
+from_text! {
+    Kind, "`forward` or `call`", |name| match name {
+        "forward" => Ok(Kind::Forward),
+        "call" => Ok(Kind::Call),
+        other => Err(E::custom(format_args!("{}: expected {}", Excerpt(other), Self::EXPECTED))),
     }
 }
 

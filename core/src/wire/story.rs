@@ -45,8 +45,7 @@ wire! {
         pub chain_id: u64,
         /// Promised deadline of its inclusion, Unix ms.
         pub deadline_at_ms: Timestamp,
-        /// Latest acceptable inclusion, Unix ms: if the promise is missed it goes on until then. `None` from older relayers.
-        #[serde(skip_serializing_if = "Option::is_none")]
+        /// Latest acceptable inclusion, Unix ms: if the promise is missed it goes on until then.
         #[cfg_attr(feature = "openapi", schema(value_type = u64))]
         pub valid_until_ms: Option<Timestamp> = required,
         /// Time of acceptance, Unix ms.
@@ -54,7 +53,6 @@ wire! {
         /// The promise.
         pub promise: Promise,
         /// The quote at acceptance.
-        #[serde(skip_serializing_if = "Option::is_none")]
         #[cfg_attr(feature = "openapi", schema(value_type = Quote))]
         pub quote: Option<Quote> = required,
         /// It had been accepted before; this is the first answer again.
@@ -124,7 +122,7 @@ wire! {
     #[derive(Default, Eq)]
     pub struct Problem<'a> {
         /// `urn:slackwater:problem:<code>`.
-        #[serde(default, rename = "type", skip_serializing_if = "str::is_empty")]
+        #[serde(default, rename = "type")]
         #[cfg_attr(feature = "openapi", schema(example = "urn:slackwater:problem:invalid_signature"))]
         pub kind: Cow<'a, str> = required,
         /// Short text for people.
@@ -177,7 +175,7 @@ wire! {
         /// Sequence number within the request, from 1.
         pub request_seq: u32,
         /// The request's tenant.
-        #[serde(default, skip_serializing_if = "str::is_empty")]
+        #[serde(default)]
         pub tenant: Cow<'a, str> = required,
         /// EIP-155 chain id.
         pub chain_id: u64,
@@ -226,8 +224,7 @@ wire! {
         pub target: Account,
         /// Promised deadline of its inclusion, Unix ms.
         pub deadline_at_ms: Timestamp,
-        /// Latest acceptable inclusion, Unix ms. `None` from older relayers.
-        #[serde(skip_serializing_if = "Option::is_none")]
+        /// Latest acceptable inclusion, Unix ms.
         #[cfg_attr(feature = "openapi", schema(value_type = u64))]
         pub valid_until_ms: Option<Timestamp> = required,
         /// Time at which its promise was missed, Unix ms, if it was.
@@ -252,8 +249,7 @@ wire! {
         pub gas_used: Option<u64> = required,
         /// Its share of the cost, once final.
         pub cost_wei: Option<Uint> = required,
-        /// Its tenant's charge for that (`tenant.price_percent`); the cost itself, unless the operator chose otherwise. `None` from
-        /// relayers that do not say.
+        /// Its tenant's charge for that (`tenant.price_percent`); the cost itself, unless the operator chose otherwise.
         pub price_wei: Option<Uint> = required,
         /// Worst case taken from the budget: the larger of cost and price.
         #[cfg_attr(feature = "openapi", schema(value_type = Uint))]

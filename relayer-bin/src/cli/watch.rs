@@ -110,11 +110,12 @@ pub(super) async fn status(args: StatusArgs) -> Result<(), CliError> {
     let client = Client::new(&args.relayer)?;
     let Some(id) = args.id else { return overview(&client, args.json).await };
     let answer = client.get(&format!("/v1/requests/{id}")).await?;
-    let request: Request<'_> = client.read(&answer)?;
-    let summary = &request.summary;
     if args.json {
         println!("{answer}");
-    } else {
+    }
+    let request: Request<'_> = client.read(&answer)?;
+    let summary = &request.summary;
+    if !args.json {
         println!("{}  {}", summary.id, summary.status);
         for (name, value) in [
             ("reason", summary.reason.as_ref().map(ToString::to_string)),

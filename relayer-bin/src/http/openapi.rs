@@ -58,3 +58,13 @@ pub fn document() -> String {
     slackwater::wire::schema::inline(&mut api);
     api.to_json().unwrap_or_else(|error| unreachable!("the document is always JSON: {error}"))
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn small_schemas_stand_where_they_are_used() {
+        let document = super::document();
+        assert!(document.contains(r#""requestId":{"type":"string""#), "{document}");
+        assert!(!document.contains("inline."), "{document}");
+    }
+}

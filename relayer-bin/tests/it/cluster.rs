@@ -10,6 +10,7 @@ use alloy_primitives::{Address, B256, U256};
 use alloy_sol_types::SolCall as _;
 use hyper::Method;
 use serde_json::Value;
+use slackwater::wire::Counts;
 use slackwater_benches::{
     BenchError, Cluster, Result,
     client::is_terminal,
@@ -76,14 +77,13 @@ impl Scene for Cluster {
     /// All events as one instance reports them, without a gap.
     async fn story(&self, index: usize) -> Result<Vec<(u64, B256, String)>> {
         let client = self.client(index);
-        let counts: Value = client.get_json("/v1/counts").await?;
-        let last = counts["lastEventSeq"].as_u64().expect("a number");
+        let Counts { last_event_seq: last, .. } = client.get_json("/v1/counts").await?;
         let mut stream = client.events(0).await?;
         let mut story = Vec::new();
         while (story.len() as u64) < last {
             let event = stream.next().await?.expect("the stream ended early");
             assert_eq!(event.seq, story.len() as u64 + 1, "a gap in the events");
-            story.push((event.seq, event.request_id, event.status));
+            story.push((event.seq, event.request_id.0, event.status.to_string()));
         }
         Ok(story)
     }
@@ -105,7 +105,7 @@ async fn three_instances_share_the_load() -> Result<()> {
     assert_eq!(cluster.wait_owner().await?, owner, "the lease did not change hands");
     // The same request is known everywhere, and accepted once.
     let again = cluster.client(other).submit(&requests[0].body).await?.accepted()?;
-    assert_eq!(again.id, requests[0].id);
+    assert_eq!(again.id.0, requests[0].id);
     for index in 0..3 {
         let metrics = cluster.client(index).metrics().await?;
         let accepted = metrics.get("slackwater_requests_accepted_total").copied().unwrap_or(0.0);
@@ -200,7 +200,7 @@ async fn equal_calls_without_a_key_are_two_on_two_instances_too() -> Result<()> 
     }
     assert_eq!(ids.len(), 6);
     for id in ids {
-        assert_eq!(cluster.client(0).wait_terminal(id, PATIENCE).await?.status, "finalized");
+        assert_eq!(cluster.client(0).wait_terminal(id.0, PATIENCE).await?.status, "finalized");
     }
     let word = cluster.anvil.node().read(cluster.world.guestbook, marksCall { tag }.abi_encode()).await?;
     assert_eq!(U256::from_be_slice(&word), U256::from(6));

@@ -24,7 +24,7 @@ impl Stage {
         self.pooled(1).await?;
         let now_ms = || SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis());
         let deadline_ms = self.client().submit(&requests[4].body).await?.accepted()?.deadline_at_ms;
-        until("the deadline", PATIENCE, async || Ok((now_ms() > u128::from(deadline_ms)).then_some(()))).await?;
+        until("the deadline", PATIENCE, async || Ok((now_ms() > u128::from(deadline_ms.0)).then_some(()))).await?;
         Ok(requests)
     }
 }
@@ -38,7 +38,9 @@ async fn a_deadline_that_passes_in_the_pool() -> Result<()> {
     // It may still be executed, and its owner is told that the promise was missed.
     until("word of the missed promise", PATIENCE, async || {
         let state = stage.client().request(requests[0].id).await?;
-        let is_told = |event: &Event| event.reason.as_deref() == Some("promise_missed") && event.status == "broadcast";
+        let is_told = |event: &Event| {
+            event.reason.as_ref().is_some_and(|reason| *reason == "promise_missed") && event.status == "broadcast"
+        };
         Ok((state.status == "broadcast" && state.timeline.iter().any(is_told)).then_some(()))
     })
     .await?;
@@ -125,7 +127,7 @@ async fn withdrawn_by_its_owner() -> Result<()> {
     stage.pooled(1).await?;
     for request in &requests {
         let found = problem(&delete(request).await?)?;
-        assert_eq!((found.status, found.code.as_str()), (409, "too_late"));
+        assert_eq!((found.status, &*found.code), (409, "too_late"));
     }
     stage.settle_mining().await?;
     let truth = stage.check(&requests).await?;
@@ -150,7 +152,7 @@ async fn where_the_chains_clock_is_ahead_deadlines_that_it_has_passed_are_refuse
     let mut crowd = Crowd::new(&stage.world, 2);
     let near = stage.client().submit(&crowd.mark_within(0, "20s").body).await?;
     let Submitted::Refused(problem) = near else { panic!("it can't be kept: {near:?}") };
-    assert_eq!((problem.status, problem.code.as_str()), (422, "deadline_unreachable"));
+    assert_eq!((problem.status, &*problem.code), (422, "deadline_unreachable"));
     assert!(problem.detail.contains("ahead of the relayer's"), "{problem:?}");
     let far = crowd.mark_within(1, "5m");
     stage.submit(std::slice::from_ref(&far)).await?;

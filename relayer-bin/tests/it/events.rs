@@ -3,13 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use alloy_primitives::B256;
-use slackwater_benches::{
-    RelayerClient, Result,
-    client::{Event, is_terminal},
-    http::get,
-    rng::Rng,
-    wallet::Crowd,
-};
+use slackwater::request::RequestId;
+use slackwater_benches::{RelayerClient, Result, client::Event, http::get, rng::Rng, wallet::Crowd};
 
 use crate::stage::{PATIENCE, Pace, Stage};
 
@@ -26,7 +21,7 @@ async fn follow(client: RelayerClient, count: usize, mut rng: Rng) -> Result<Vec
         let mut patience = rng.between(20, 400);
         while ended < count && patience > 0 {
             let Ok(Some(event)) = stream.next().await else { break };
-            ended += usize::from(is_terminal(&event.status));
+            ended += usize::from(event.status.is_terminal());
             story.push(event);
             patience -= 1;
         }
@@ -34,7 +29,7 @@ async fn follow(client: RelayerClient, count: usize, mut rng: Rng) -> Result<Vec
     Ok(story)
 }
 
-fn essence(story: &[Event]) -> Vec<(u64, B256, u64, &str)> {
+fn essence(story: &[Event]) -> Vec<(u64, RequestId, u32, &str)> {
     story.iter().map(|event| (event.seq, event.request_id, event.request_seq, event.status.as_str())).collect()
 }
 
@@ -70,7 +65,7 @@ async fn the_same_story_from_everywhere() -> Result<()> {
     // One request's own stream ends with it, and then there is nothing more to send.
     let mut by_request: BTreeMap<B256, Vec<&Event>> = BTreeMap::new();
     for event in &whole {
-        by_request.entry(event.request_id).or_default().push(event);
+        by_request.entry(event.request_id.0).or_default().push(event);
     }
     for request in requests.iter().take(5) {
         let path = format!("/v1/requests/{}/events", request.id);

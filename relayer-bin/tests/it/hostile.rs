@@ -374,7 +374,10 @@ impl Run {
         for (request, waited) in good.iter().zip(waited) {
             let state = self.shop.request(request.id).await?;
             assert_eq!((state.status.as_str(), state.reason.as_deref()), ("finalized", None), "{:?}", self.way);
-            let is_late = state.timeline.iter().any(|event| event.reason.as_deref() == Some("promise_missed"));
+            let is_late = state
+                .timeline
+                .iter()
+                .any(|event| event.reason.as_ref().is_some_and(|reason| *reason == "promise_missed"));
             assert!(!is_late, "{:?}: {:?}", self.way, state.timeline);
             let cost: U256 = state.cost_wei.expect("it cost something").parse().expect("a number");
             let receipt = self.stage.node().receipt(state.tx_hash.expect("a transaction")).await?.expect("in a block");

@@ -44,8 +44,8 @@ async fn refused(client: &RelayerClient, body: impl Into<hyper::body::Bytes>) ->
     let answer = client.send(post_json("/v1/requests", body)).await?;
     let found = problem(&answer)?;
     assert_eq!(found.status, answer.status, "{found:?}");
-    assert_eq!(found.extra["type"], format!("urn:slackwater:problem:{}", found.code));
-    assert!(found.extra["title"].is_string() && !found.detail.is_empty(), "{found:?}");
+    assert_eq!(found.kind, format!("urn:slackwater:problem:{}", found.code));
+    assert!(!found.title.is_empty() && !found.detail.is_empty(), "{found:?}");
     Ok(found)
 }
 
@@ -135,20 +135,20 @@ async fn every_refusal_has_its_code() -> Result<()> {
     ];
     for (what, body, status, code) in cases {
         let found = refused(stage.client(), body).await.unwrap_or_else(|error| panic!("{what}: {error}"));
-        assert_eq!((found.status, found.code.as_str()), (status, code), "{what}: {}", found.detail);
+        assert_eq!((found.status, &*found.code), (status, code), "{what}: {}", found.detail);
         if code == "invalid_field" && what != "not an object" {
-            assert!(found.extra.contains_key("field"), "{what} names no field: {found:?}");
+            assert!(found.field.is_some(), "{what} names no field: {found:?}");
         }
     }
     let used = refused(stage.client(), at_nonce(0)).await?;
-    assert_eq!(used.extra["expected"], 1);
+    assert_eq!(used.expected, Some(1));
 
     // Headers, paths and methods.
     let send = async |request| problem(&stage.client().send(request).await?);
     let mut request = post_json("/v1/requests", good.body.clone());
     request.headers_mut().insert("content-type", "text/plain".parse().expect("a header"));
     let found = send(request).await?;
-    assert_eq!((found.status, found.code.as_str()), (415, "unsupported_media_type"));
+    assert_eq!((found.status, &*found.code), (415, "unsupported_media_type"));
     let mut request = post_json("/v1/requests", good.body.clone());
     request.headers_mut().insert("idempotency-key", "k".repeat(256).parse().expect("a header"));
     assert_eq!(send(request).await?.status, 422);
@@ -162,7 +162,7 @@ async fn every_refusal_has_its_code() -> Result<()> {
         ("/nowhere", 404, "unknown_path"),
     ] {
         let found = send(get(path)).await?;
-        assert_eq!((found.status, found.code.as_str()), (status, code), "{path}");
+        assert_eq!((found.status, &*found.code), (status, code), "{path}");
     }
     let mut put = get("/v1/requests");
     *put.method_mut() = hyper::Method::PUT;
@@ -190,13 +190,13 @@ async fn ten_megabytes() -> Result<()> {
         for _ in 0..10 {
             let answer = stage.client().send(post_json(path, large.clone())).await?;
             let found = problem(&answer)?;
-            assert_eq!((found.status, found.code.as_str()), (413, "body_too_large"), "{}", found.detail);
+            assert_eq!((found.status, &*found.code), (413, "body_too_large"), "{}", found.detail);
         }
     }
     // More items than a batch may have.
     let body = batch_body(std::iter::repeat_n(&good.body, 1_001));
     let found = problem(&stage.client().send(post_json("/v1/requests/batch", body)).await?)?;
-    assert_eq!((found.status, found.code.as_str()), (413, "batch_too_large"));
+    assert_eq!((found.status, &*found.code), (413, "batch_too_large"));
     if let (Some(before), Some(after)) = (before, stage.relayer.resident_bytes()) {
         assert!(after < before + (64 << 20), "{before} bytes before, {after} after");
     }
@@ -229,7 +229,7 @@ async fn a_batch_with_bad_ones() -> Result<()> {
     );
     let duplicate = answers[6].clone().accepted()?;
     assert!(duplicate.duplicate);
-    assert_eq!(duplicate.id, good[0].id);
+    assert_eq!(duplicate.id.0, good[0].id);
     stage.settle().await?;
     assert_eq!(stage.summaries().await?.len(), 3);
     stage.check(&good).await?;
@@ -250,14 +250,14 @@ async fn the_same_again() -> Result<()> {
     assert_eq!((one.id, &one.promise, &one.quote), (again.id, &again.promise, &again.quote));
     assert_eq!((one.deadline_at_ms, one.accepted_at_ms), (again.deadline_at_ms, again.accepted_at_ms));
     let Submitted::Refused(other) = client.submit_once(&second.body, "order-1").await? else { panic!("taken") };
-    assert_eq!((other.status, other.code.as_str()), (409, "idempotency_conflict"));
-    assert_eq!(other.extra["existing"], json!(first.id));
+    assert_eq!((other.status, &*other.code), (409, "idempotency_conflict"));
+    assert_eq!(other.existing.map(|id| id.0), Some(first.id));
 
     // Another request for the same nonce.
     let rival = crowd.sign_at(&crowd.users[0].account, 0, &ask(&stage));
     let Submitted::Refused(found) = client.submit(&rival.body).await? else { panic!("taken") };
-    assert_eq!((found.status, found.code.as_str()), (409, "nonce_conflict"));
-    assert_eq!(found.extra["existing"], json!(first.id));
+    assert_eq!((found.status, &*found.code), (409, "nonce_conflict"));
+    assert_eq!(found.existing.map(|id| id.0), Some(first.id));
 
     // Twenty callers with the same bytes at the same time: one request.
     let third = crowd.mark(2);
@@ -273,8 +273,8 @@ async fn the_same_again() -> Result<()> {
     let mut fresh = 0;
     for caller in callers {
         let accepted = caller.await.expect("a caller that does not panic")?.accepted()?;
-        assert_eq!(accepted.id, third.id);
-        promises.insert(accepted.promise.to_string());
+        assert_eq!(accepted.id.0, third.id);
+        promises.insert(accepted.promise.signature.0);
         fresh += usize::from(!accepted.duplicate);
     }
     assert_eq!((fresh, promises.len()), (1, 1));
@@ -320,18 +320,18 @@ async fn keys_and_budgets() -> Result<()> {
     ];
     for client in wrong {
         let found = refused(&client, request.body.clone()).await?;
-        assert_eq!((found.status, found.code.as_str()), (401, "unauthorized"));
+        assert_eq!((found.status, &*found.code), (401, "unauthorized"));
     }
     let (rich, poor) = (client.clone().with_key(&key("rich")), client.clone().with_key(&key("poor")));
     let found = refused(&poor, request.body.clone()).await?;
-    assert_eq!((found.status, found.code.as_str()), (402, "budget_exhausted"));
+    assert_eq!((found.status, &*found.code), (402, "budget_exhausted"));
     let accepted = rich.submit(&request.body).await?.accepted()?;
 
-    // Another tenant's request is not found, not listed, and can't be taken over.
-    let found = poor.request(accepted.id).await.expect_err("hidden");
+    // Another tenant's request is not there, may not be listed, and can't be taken over.
+    let found = poor.request(accepted.id.0).await.expect_err("hidden");
     assert!(found.to_string().contains("not_found"), "{found}");
     let found = refused(&poor, request.body.clone()).await?;
-    assert!(["budget_exhausted", "already_submitted"].contains(&found.code.as_str()), "{found:?}");
+    assert!(["budget_exhausted", "already_submitted"].contains(&&*found.code), "{found:?}");
     let found = poor.counts().await.expect_err("not an operator");
     assert!(found.to_string().contains("operator_only"), "{found}");
 
@@ -346,8 +346,8 @@ async fn keys_and_budgets() -> Result<()> {
         }
     }
     let limited = limited.expect("thirty at once are more than ten seconds' worth of one per second");
-    assert_eq!((limited.status, limited.code.as_str()), (429, "rate_limited"));
-    assert!(limited.extra["retryAfterMs"].is_u64(), "{limited:?}");
+    assert_eq!((limited.status, &*limited.code), (429, "rate_limited"));
+    assert!(limited.retry_after_ms.is_some(), "{limited:?}");
     stage.settle().await?;
     stage.check(&all).await?;
     stage.close().await

@@ -41,7 +41,11 @@ async fn somebody_else_uses_the_key() -> Result<()> {
     stage.settle_mining().await?;
     let truth = stage.check(&requests).await?;
     assert_eq!(truth.count("finalized", None), requests.len());
-    let back = truth.story.iter().filter(|event| event.reason.as_deref() == Some("lane_nonce_taken")).count();
+    let back = truth
+        .story
+        .iter()
+        .filter(|event| event.reason.as_ref().is_some_and(|reason| *reason == "lane_nonce_taken"))
+        .count();
     assert_eq!(back, 5, "the members of the lost batch were sent again, and only they");
     assert_eq!(stage.node().nonce(stage.lane()).await?, 5);
 

@@ -122,7 +122,7 @@ async fn a_request_that_needs_too_much_of_a_block_is_refused_with_the_keys_name(
     };
     let large = crowd.sign(0, &ask(1_200_000));
     let Submitted::Refused(problem) = stage.client().submit(&large.body).await? else { panic!("it is too large") };
-    assert_eq!((problem.status, problem.code.as_str()), (422, "gas_out_of_range"));
+    assert_eq!((problem.status, &*problem.code), (422, "gas_out_of_range"));
     assert!(
         problem.detail.contains("1200000") && problem.detail.contains("`chain.max_block_share_percent`"),
         "{problem:?}"

@@ -213,12 +213,12 @@ async fn press_a_budget(percent: u32) -> Result<()> {
             let (answer, request) = caller.await.expect("a caller that does not panic");
             match answer? {
                 Submitted::Accepted(accepted) => {
-                    let worst = accepted.quote["maxCostWei"].as_str().and_then(|wei| wei.parse::<U256>().ok());
+                    let worst = accepted.quote.map(|quote| quote.max_cost_wei.0);
                     reserved += worst.expect("a worst case");
                     all.push(request);
                 }
                 Submitted::Refused(problem) => {
-                    assert_eq!((problem.status, problem.code.as_str()), (402, "budget_exhausted"));
+                    assert_eq!((problem.status, &*problem.code), (402, "budget_exhausted"));
                     refusals += 1;
                 }
             }

@@ -72,7 +72,7 @@ async fn what_is_in_flight_goes_on_and_nothing_new_starts() -> Result<()> {
     stage.mine(4).await?;
     stage.wait_attempts(&long, 2).await?;
     let now_ms = || SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis());
-    until("the deadline", PATIENCE, async || Ok((now_ms() > u128::from(deadline_ms)).then_some(()))).await?;
+    until("the deadline", PATIENCE, async || Ok((now_ms() > u128::from(deadline_ms.0)).then_some(()))).await?;
     stage.mine(1).await?;
     until("the cancel", PATIENCE, async || {
         let attempts = stage.batch_of(&short).await?.attempts;

@@ -158,8 +158,8 @@ impl Table {
             let state = stage.client().request(*id).await?;
             let told: Vec<&str> = state.timeline.iter().map(|event| event.status.as_str()).collect();
             assert_eq!(told, *expected, "{row}: {:?}", state.timeline);
-            // The same in the stream of all events, in the same order.
-            let in_story: Vec<&Event> = truth.story.iter().filter(|event| event.request_id == *id).collect();
+            // The same in the story of all, in the same order.
+            let in_story: Vec<&Event> = truth.story.iter().filter(|event| event.request_id.0 == *id).collect();
             let seqs = |events: &mut dyn Iterator<Item = &Event>| events.map(|event| event.seq).collect::<Vec<_>>();
             assert_eq!(seqs(&mut state.timeline.iter()), seqs(&mut in_story.into_iter()), "{row}");
         }
@@ -473,7 +473,7 @@ async fn cancelled(table: &mut Table, depth: u64, branch: Branch) -> Result<()> 
     let payload = table.pool(&requests).await?;
     let now_ms = || SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis());
     let deadline_ms = stage.client().submit(&requests[1].body).await?.accepted()?.deadline_at_ms;
-    until("the deadline", PATIENCE, async || Ok((now_ms() > u128::from(deadline_ms)).then_some(()))).await?;
+    until("the deadline", PATIENCE, async || Ok((now_ms() > u128::from(deadline_ms.0)).then_some(()))).await?;
     stage.node().drop_all_transactions().await?;
     stage.mine(1).await?;
     let attempts = stage.wait_attempts(&requests[0], 2).await?;

@@ -8,6 +8,7 @@ use std::{
 use alloy_primitives::{B256, Bytes, U64, U256, keccak256};
 use alloy_sol_types::SolCall;
 use serde_json::json;
+use slackwater::request::Reason;
 use slackwater_benches::{
     RelayerClient, Result,
     client::RequestState,
@@ -193,7 +194,7 @@ async fn a_skipped_one_travels_again_before_its_transaction_is_final() -> Result
     assert_eq!(state.tx_hash, Some(*second));
     let twice = ["queued", "batched", "broadcast", "queued", "batched", "broadcast", "included", "finalized"];
     assert_eq!(told(&state), twice);
-    assert_eq!(state.timeline[3].reason.as_deref(), Some("skipped_by_forwarder"));
+    assert_eq!(state.timeline[3].reason, Some(Reason::SkippedByForwarder.into()));
     let borne = stage.all_is_paid(&scene.all, &[*first, *second]).await?;
     assert_eq!(borne, U256::ZERO);
     // It pays the whole second transaction, and its share of the first.
@@ -344,7 +345,7 @@ async fn whom_a_cancel_left_out_travels_again_before_it_is_final() -> Result<()>
     assert_eq!(stage.client().request(long.id).await?.batch.as_ref(), Some(&batch), "together");
     let deadline_ms = stage.client().submit(&short.body).await?.accepted()?.deadline_at_ms;
     let now_ms = || SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_millis());
-    until("the deadline", PATIENCE, async || Ok((now_ms() > u128::from(deadline_ms)).then_some(()))).await?;
+    until("the deadline", PATIENCE, async || Ok((now_ms() > u128::from(deadline_ms.0)).then_some(()))).await?;
     stage.node().drop_all_transactions().await?;
     stage.mine(1).await?;
     let cancel = stage.wait_attempts(&short, 2).await?[1].tx_hash;
@@ -363,7 +364,7 @@ async fn whom_a_cancel_left_out_travels_again_before_it_is_final() -> Result<()>
     let (short, long) = (stage.ended(short.id).await?, stage.ended(long.id).await?);
     assert_eq!((short.status.as_str(), long.status.as_str()), ("expired", "finalized"));
     assert!(
-        long.timeline.iter().any(|event| event.reason.as_deref() == Some("batch_cancelled")),
+        long.timeline.iter().any(|event| event.reason.as_ref().is_some_and(|reason| *reason == "batch_cancelled")),
         "{:?}",
         long.timeline
     );
@@ -448,7 +449,8 @@ async fn skips_on_purpose_end_at_the_cost_of_whoever_makes_them() -> Result<()> 
     for request in &good {
         let state = shop.request(request.id).await?;
         assert_eq!((state.status.as_str(), state.reason.as_deref()), ("finalized", None));
-        let is_late = state.timeline.iter().any(|event| event.reason.as_deref() == Some("promise_missed"));
+        let is_late =
+            state.timeline.iter().any(|event| event.reason.as_ref().is_some_and(|reason| *reason == "promise_missed"));
         assert!(!is_late, "{:?}", state.timeline);
         transactions.insert(state.tx_hash.expect("a transaction"));
         own += state.cost_wei.map_or(U256::ZERO, |cost| cost.parse().expect("a number"));

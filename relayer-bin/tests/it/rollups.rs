@@ -5,10 +5,13 @@ use std::time::Duration;
 use alloy_primitives::{B256, Bytes, U256};
 use alloy_sol_types::SolCall;
 use serde_json::{Value, json};
-use slackwater::chain::data_fee::{L1BlockSlots, OpFork, OpL1Params, TxSize};
+use slackwater::{
+    chain::data_fee::{L1BlockSlots, OpFork, OpL1Params, TxSize},
+    wire::Accepted,
+};
 use slackwater_benches::{
     Anvil, Node, Relayer, RelayerClient, Result, World,
-    client::{Accepted, Submitted},
+    client::Submitted,
     wallet::{Crowd, SignedRequest},
 };
 use slackwater_contracts::{
@@ -184,10 +187,6 @@ impl Rollup {
     }
 }
 
-fn wei(quote: &Value, key: &str) -> U256 {
-    quote[key].as_str().and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("{key} of {quote}"))
-}
-
 #[tokio::test]
 async fn a_rollup_without_predeploys_is_said_to_be_none() -> Result<()> {
     let rollup = Rollup::raise().await?;
@@ -199,10 +198,10 @@ async fn a_rollup_without_predeploys_is_said_to_be_none() -> Result<()> {
     let request = crowd.mark_within(0, "60s");
     match rollup.client().submit(&request.body).await? {
         Submitted::Refused(problem) => {
-            assert_eq!((problem.status, problem.code.as_str()), (503, "chain_unavailable"));
+            assert_eq!((problem.status, &*problem.code), (503, "chain_unavailable"));
             assert!(problem.detail.contains("L1Block"), "{}", problem.detail);
         }
-        Submitted::Accepted(accepted) => panic!("accepted without knowing its cost: {}", accepted.quote),
+        Submitted::Accepted(accepted) => panic!("accepted without knowing its cost: {:?}", accepted.quote),
     }
     let metrics = rollup.client().metrics().await?;
     assert!(metrics.keys().any(|key| key.contains("l1_fee_reads_failed") && key.contains("l1_fee_contract_missing")));
@@ -212,7 +211,7 @@ async fn a_rollup_without_predeploys_is_said_to_be_none() -> Result<()> {
     set(rollup.anvil.node(), OpFork::Fjord, &MAINNET).await?;
     rollup.wait_health("healthy").await?;
     let accepted = rollup.accept(&request).await?;
-    assert!(wei(&accepted.quote, "l1DataFeeWei") > U256::ZERO);
+    assert!(accepted.quote.expect("a quote").l1_data_fee_wei.0 > U256::ZERO);
     Ok(())
 }
 
@@ -229,10 +228,10 @@ async fn the_l1_fee_is_quoted_reserved_and_must_be_there() -> Result<()> {
 
     let mut crowd = Crowd::new(&rollup.world, 4);
     let first = crowd.mark_within(0, "60s");
-    let once = rollup.accept(&first).await?.quote;
-    let fee = wei(&once, "l1DataFeeWei");
-    assert!(wei(&once, "expectedCostWei") > fee);
-    assert_eq!(wei(&once, "operatorFeeWei"), U256::ZERO);
+    let once = rollup.accept(&first).await?.quote.expect("a quote");
+    let fee = once.l1_data_fee_wei.0;
+    assert!(once.expected_cost_wei.0 > fee);
+    assert_eq!(once.operator_fee_wei.0, U256::ZERO);
 
     // The cost of the signed transaction is the quoted one, or a little less.
     let hash = until("the first to be in a transaction", PATIENCE, async || {
@@ -250,13 +249,13 @@ async fn the_l1_fee_is_quoted_reserved_and_must_be_there() -> Result<()> {
     let second = crowd.mark_within(1, "90s");
     // The lane can pay for gas, but not for L1 data.
     let lane = rollup.world.relayers[0].address;
-    let gas_only = wei(&once, "maxCostWei") - fee * U256::from(4) + fee;
+    let gas_only = once.max_cost_wei.0 - fee * U256::from(4) + fee;
     node.set_balance(lane, gas_only).await?;
     rollup.follow().await?;
-    let thrice = rollup.accept(&second).await?.quote;
-    let more = wei(&thrice, "l1DataFeeWei") - fee;
+    let thrice = rollup.accept(&second).await?.quote.expect("a quote");
+    let more = thrice.l1_data_fee_wei.0 - fee;
     assert!(more > fee, "three times as dear");
-    let reserved = wei(&thrice, "maxCostWei") - wei(&once, "maxCostWei");
+    let reserved = thrice.max_cost_wei.0 - once.max_cost_wei.0;
     let four = more * U256::from(4);
     assert!(reserved.abs_diff(four) <= U256::from(4), "{reserved} more reserved, not {four}");
     rollup.wait_paused(Some("underfunded")).await?;
@@ -269,7 +268,7 @@ async fn the_l1_fee_is_quoted_reserved_and_must_be_there() -> Result<()> {
     third["maxCost"] = json!(more.to_string());
     match rollup.client().submit(&Bytes::from(third.to_string().into_bytes())).await? {
         Submitted::Refused(problem) => assert_eq!(problem.code, "max_cost_too_low", "{}", problem.detail),
-        Submitted::Accepted(accepted) => panic!("accepted beyond its ceiling: {}", accepted.quote),
+        Submitted::Accepted(accepted) => panic!("accepted beyond its ceiling: {:?}", accepted.quote),
     }
 
     node.set_balance(lane, U256::from(10_u64.pow(18)) * U256::from(100)).await?;

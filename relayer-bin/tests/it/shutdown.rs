@@ -39,9 +39,9 @@ async fn in_the_middle_of_a_burst() -> Result<()> {
                             break;
                         }
                         match client.submit(&request.body).await {
-                            Ok(Submitted::Accepted(answer)) => accepted.push(answer.id),
+                            Ok(Submitted::Accepted(answer)) => accepted.push(answer.id.0),
                             Ok(Submitted::Refused(problem)) => {
-                                assert_eq!((problem.status, problem.code.as_str()), (503, "shutting_down"));
+                                assert_eq!((problem.status, &*problem.code), (503, "shutting_down"));
                                 break;
                             }
                             // A refused or cut connection is no promise.

@@ -487,7 +487,7 @@ pub(crate) async fn submit_all(client: &RelayerClient, requests: &[SignedRequest
             let mut again = Vec::new();
             for (request, answer) in open.into_iter().zip(answers) {
                 match answer {
-                    Submitted::Accepted(accepted) => assert_eq!(accepted.id, request.id),
+                    Submitted::Accepted(accepted) => assert_eq!(accepted.id.0, request.id),
                     Submitted::Refused(problem) if matches!(problem.status, 429 | 503) => again.push(request),
                     Submitted::Refused(problem) => {
                         panic!("{} is refused: {} {}", request.id, problem.code, problem.detail)

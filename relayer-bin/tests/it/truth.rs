@@ -203,15 +203,16 @@ fn check_shares(summaries: &BTreeMap<B256, Summary>, relayed: &Relayed) {
 /// No gap, globally and per request; only allowed transitions; nothing after the end; the last event's status is the
 /// request's.
 pub(crate) fn check_story(story: &[Event], summaries: &BTreeMap<B256, Summary>) {
-    let mut last: BTreeMap<B256, (u64, Status)> = BTreeMap::new();
+    let mut last: BTreeMap<B256, (u32, Status)> = BTreeMap::new();
     for (event, seq) in story.iter().zip(1..) {
         assert_eq!(event.seq, seq, "a gap in the events");
-        let status = Status::from_name(&event.status).expect("a known status");
-        match last.insert(event.request_id, (event.request_seq, status)) {
+        let status = event.status.known().expect("a known status");
+        match last.insert(event.request_id.0, (event.request_seq, status)) {
             None => assert_eq!((event.request_seq, status), (1, Status::Queued), "{event:?}"),
             Some((seq, before)) => {
                 assert_eq!(event.request_seq, seq + 1, "{event:?}");
-                let is_late = event.reason.as_deref() == Some("promise_missed") && before == status;
+                let is_late =
+                    event.reason.as_ref().is_some_and(|reason| *reason == "promise_missed") && before == status;
                 assert!(is_late || before.can_become(status), "{before} became {status}: {event:?}");
             }
         }

@@ -98,7 +98,7 @@ async fn viem_and_ethers_are_relayed() -> Result<()> {
     }
     for request in &requests {
         let accepted = stage.client().submit(&request.body).await?.accepted()?;
-        assert_eq!(accepted.id, request.id);
+        assert_eq!(accepted.id.0, request.id);
     }
     stage.settle().await?;
     let truth = stage.check(&requests).await?;

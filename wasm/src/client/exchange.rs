@@ -1,17 +1,15 @@
 //! One API call with its retries.
 
-use std::time::Duration;
-
 use serde::Serialize;
 use serde_json::Value;
-use slackwater::client::{self, ApiCall, HttpAnswer, RetryPolicy, Step, TransportError, api};
+use slackwater::client::{self, HttpAnswer, RetryPolicy, Step, TransportError, api};
 use wasm_bindgen::prelude::{JsValue, wasm_bindgen};
 
 use super::{HttpView, answer, entropy, transport_error};
 use crate::{
-    interop::{Failure, read, write},
+    interop::{Failure, text, write},
     node::JsUnknown,
-    scalar::{JsQuantity, Quantity, instant, number, request_id},
+    scalar::{instant, number},
 };
 
 #[wasm_bindgen]
@@ -43,64 +41,15 @@ pub struct Exchange {
     inner: client::Exchange<Value>,
 }
 
-fn exchange<T>(call: ApiCall<T>) -> Exchange {
-    Exchange { inner: client::Exchange::new(call.untyped(), RetryPolicy::default(), None) }
-}
-
-fn chain(id: &JsQuantity) -> Result<u64, Failure> {
-    Ok(read::<Quantity<u64>>("chainId", id)?.0)
-}
-
-fn span(ms: Option<f64>) -> Option<Duration> {
-    ms.map(|ms| instant(ms).since(instant(0.0)))
-}
-
 #[wasm_bindgen]
 impl Exchange {
-    /// `POST /v1/quotes`.
+    /// The call `name` of the API with `args`: an object as `slackwater::client::api::by_name` says.
     ///
     /// # Errors
     /// `invalid_argument`.
-    pub fn quote(chain_id: &JsQuantity, gas: &JsQuantity, within_ms: Option<f64>) -> Result<Self, Failure> {
-        let gas: Quantity<u64> = read("gas", gas)?;
-        Ok(exchange(api::quote(chain(chain_id)?, gas.0, span(within_ms))))
-    }
-
-    /// `GET /v1/requests/{id}`.
-    ///
-    /// # Errors
-    /// `invalid_argument`.
-    pub fn request(id: &str) -> Result<Self, Failure> {
-        Ok(exchange(api::request(request_id(id)?)))
-    }
-
-    /// `DELETE /v1/requests/{id}`.
-    ///
-    /// # Errors
-    /// `invalid_argument`.
-    pub fn cancel(id: &str) -> Result<Self, Failure> {
-        Ok(exchange(api::cancel(request_id(id)?)))
-    }
-
-    /// `GET /v1/chains`.
-    pub fn chains() -> Self {
-        exchange(api::chains())
-    }
-
-    /// `GET /v1/chains/{id}/fees`.
-    ///
-    /// # Errors
-    /// `invalid_argument`.
-    pub fn fees(chain_id: &JsQuantity) -> Result<Self, Failure> {
-        Ok(exchange(api::fees(chain(chain_id)?)))
-    }
-
-    /// `GET /v1/chains/{id}/forecast`.
-    ///
-    /// # Errors
-    /// `invalid_argument`.
-    pub fn forecast(chain_id: &JsQuantity, horizon_ms: Option<f64>) -> Result<Self, Failure> {
-        Ok(exchange(api::forecast(chain(chain_id)?, span(horizon_ms))))
+    pub fn call(name: &str, args: &JsValue) -> Result<Self, Failure> {
+        let call = api::any(api::by_name(name, &text("arguments", args)?)?);
+        Ok(Self { inner: client::Exchange::new(call, RetryPolicy::default(), None) })
     }
 
     /// The next instruction at `now`, Unix ms.

@@ -36,6 +36,10 @@ from .types import (
 _T = TypeVar("_T")
 
 
+def _ms(seconds: Optional[float]) -> Optional[float]:
+    return None if seconds is None else seconds * 1_000
+
+
 class Client:
     """A client of one relayer. Safe to use from several threads; create it after a fork, not before.
 
@@ -89,7 +93,8 @@ class Client:
         self._sender.close(timeout)
         self._transport.close()
 
-    def _call(self, exchange: _native.Exchange, kind: type[_T]) -> _T:
+    def _call(self, kind: type[_T], name: str, **arguments: Any) -> _T:
+        exchange = _native.Exchange(name, json.dumps(arguments))
         while True:
             call, until = exchange.step(now_ms())
             if call is None:
@@ -101,24 +106,24 @@ class Client:
                 return read(kind, value)
 
     def chains(self) -> Chains:
-        """The chains served by the relayer."""
-        return self._call(_native.Exchange.chains(), Chains)
+        """The chains that are served."""
+        return self._call(Chains, "chains")
 
     def fees(self, chain_id: int) -> ChainFees:
-        """Current fees of a chain."""
-        return self._call(_native.Exchange.fees(chain_id), ChainFees)
+        """Prices now."""
+        return self._call(ChainFees, "fees", chainId=chain_id)
 
     def forecast(self, chain_id: int, horizon: Optional[float] = None) -> Forecast:
-        """The relayer's base fee forecast; with ``horizon`` (seconds) only for the nearest horizon."""
-        return self._call(_native.Exchange.forecast(chain_id, horizon), Forecast)
+        """The expected base fee; with ``horizon`` (seconds) only at the nearest one."""
+        return self._call(Forecast, "forecast", chainId=chain_id, horizonMs=_ms(horizon))
 
     def quote(self, chain_id: int, gas: int, within: Optional[float] = None) -> Quote:
-        """Cost of ``gas`` now and, if it may wait ``within`` seconds, the value of waiting."""
-        return self._call(_native.Exchange.quote(chain_id, gas, within), Quote)
+        """What so much gas costs now and, if it may wait ``within`` seconds, what waiting is worth."""
+        return self._call(Quote, "quote", chainId=chain_id, gas=gas, withinMs=_ms(within))
 
     def request(self, id: str) -> RequestDetail:
-        """One request with all its details."""
-        return self._call(_native.Exchange.request(id), RequestDetail)
+        """All about one request."""
+        return self._call(RequestDetail, "request", id=id)
 
     def requests(
         self,
@@ -129,15 +134,15 @@ class Client:
         limit: Optional[int] = None,
     ) -> RequestPage:
         """A page of requests, newest first."""
-        return self._call(_native.Exchange.requests(status, chain_id, cursor, limit), RequestPage)
+        return self._call(RequestPage, "requests", status=status, chainId=chain_id, cursor=cursor, limit=limit)
 
     def cancel(self, id: str) -> RequestSummary:
         """Withdraws a request that is still queued."""
-        return self._call(_native.Exchange.cancel(id), RequestSummary)
+        return self._call(RequestSummary, "cancel", id=id)
 
     def batch(self, id: str) -> Batch:
-        """The batch with this id, ``chainId:sender:nonce``."""
-        return self._call(_native.Exchange.batch(id), Batch)
+        """One batch, ``chainId:sender:nonce``."""
+        return self._call(Batch, "batch", id=id)
 
     def enqueue(self, submission: Submission, *, on_outcome: Optional[OnOutcome] = None) -> Ticket:
         """Adds a request to the outbox without blocking on disk or network. Idempotent: the same request has the same

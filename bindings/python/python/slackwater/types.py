@@ -7,84 +7,31 @@ import dataclasses
 import functools
 import re
 import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Mapping, Optional, TypeVar, Union
 
+from ._api import (
+    Accepted as Accepted,
+    Attempt as Attempt,
+    Batch as Batch,
+    Chain as Chain,
+    ChainFees as ChainFees,
+    Chains as Chains,
+    Event as Event,
+    Forecast as Forecast,
+    Forwarder as Forwarder,
+    Horizon as Horizon,
+    OfferedFees as OfferedFees,
+    Promise as Promise,
+    Quote as Quote,
+    RequestDetail as RequestDetail,
+    RequestPage as RequestPage,
+    RequestSummary as RequestSummary,
+    Slack as Slack,
+    Wait as Wait,
+)
+
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class Promise:
-    """The relayer's signed promise: on chain by the deadline (Unix seconds), or ended with a reason."""
-
-    request_hash: str
-    chain_id: int
-    deadline: int
-    relayer: str
-    signature: str
-
-
-@dataclass(frozen=True)
-class Wait:
-    """Value of waiting until a deadline."""
-
-    send_now: bool
-    expected_cost_wei: int
-    reservation_wei_per_gas: int
-    q10_wei_per_gas: int
-    q90_wei_per_gas: int
-    expected_send_in_ms: int
-    cap_covers: float
-
-
-@dataclass(frozen=True)
-class Quote:
-    """Cost of sending now."""
-
-    base_fee_wei_per_gas: int
-    priority_fee_wei_per_gas: int
-    gas: int
-    l1_data_fee_wei: int
-    operator_fee_wei: int
-    expected_cost_wei: int
-    max_cost_wei: int
-    wait: Optional[Wait] = None
-
-
-@dataclass(frozen=True)
-class Accepted:
-    """Acceptance of a request: it is durable, and promised."""
-
-    id: str
-    status: str
-    chain_id: int
-    deadline_at_ms: int
-    accepted_at_ms: int
-    promise: Promise
-    quote: Optional[Quote] = None
-    duplicate: bool = False
-
-
-@dataclass(frozen=True)
-class Event:
-    """An event of a request."""
-
-    seq: int
-    request_id: str
-    request_seq: int
-    chain_id: int
-    status: str
-    at_ms: int
-    reason: Optional[str] = None
-    detail: Optional[str] = None
-    batch: Optional[str] = None
-    tx_hash: Optional[str] = None
-    block_number: Optional[int] = None
-
-    @property
-    def is_success(self) -> bool:
-        """True if it was executed, and a reorg can't revert it any more."""
-        return self.status == "finalized"
 
 
 @dataclass(frozen=True)
@@ -97,169 +44,15 @@ class Change:
 
 
 @dataclass(frozen=True)
-class RequestSummary:
-    """A request without its content."""
-
-    id: str
-    chain_id: int
-    kind: str
-    status: str
-    target: str
-    deadline_at_ms: int
-    accepted_at_ms: int
-    updated_at_ms: int
-    reason: Optional[str] = None
-    batch: Optional[str] = None
-    tx_hash: Optional[str] = None
-    block_number: Optional[int] = None
-    gas_used: Optional[int] = None
-    cost_wei: Optional[int] = None
-    reserved_wei: Optional[int] = None
-    submitted_by: Optional[str] = None
-    #: Price charged to the tenant, wei; equal to the cost unless the operator configured another price.
-    price_wei: Optional[int] = None
-    #: Set if it ended without being executed, before the deadline that its user signed: the time, Unix seconds, until
-    #: which any holder of the signature can still execute it. The user's next request takes the same nonce.
-    executable_until: Optional[int] = None
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One signed transaction for a batch's nonce."""
-
-    index: int
-    kind: str
-    max_fee_wei_per_gas: int
-    priority_fee_wei_per_gas: int
-    tx_hash: str
-    created_at_ms: int
-
-
-@dataclass(frozen=True)
-class RequestDetail(RequestSummary):
-    """A request with all its details."""
-
-    promise: Optional[Promise] = None
-    quote: Optional[Quote] = None
-    attempts: tuple[Attempt, ...] = ()
-    timeline: tuple[Event, ...] = ()
-
-
-@dataclass(frozen=True)
-class RequestPage:
-    """A page of requests, newest first. Pass ``next_cursor`` as ``cursor`` to get the next page."""
-
-    requests: tuple[RequestSummary, ...]
-    next_cursor: Optional[str] = None
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A batch: the requests that share one (sender, nonce)."""
-
-    id: str
-    state: str
-    to: str
-    trigger: str = ""
-    included_hash: Optional[str] = None
-    block_number: Optional[int] = None
-    block_hash: Optional[str] = None
-    gas_used: Optional[int] = None
-    cost_wei: Optional[int] = None
-    attempts: tuple[Attempt, ...] = ()
-    member_count: int = 0
-    members: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Forwarder:
-    """A forwarder that the relayer serves."""
-
-    address: str
-    name: str
-
-
-@dataclass(frozen=True)
-class OfferedFees:
-    """Fee cap and priority fee of a transaction."""
-
-    max_fee_wei_per_gas: int
-    priority_fee_wei_per_gas: int
-
-
-@dataclass(frozen=True)
-class Chain:
-    """A chain that the relayer serves."""
-
-    chain_id: int
-    name: str
-    health: str
-    detail: Optional[str] = None
-    head: Optional[int] = None
-    final_block: Optional[int] = None
-    next_base_fee_wei_per_gas: Optional[int] = None
-    fees: Optional[OfferedFees] = None
-    guard_ms: int = 0
-    forwarders: tuple[Forwarder, ...] = ()
-
-
-@dataclass(frozen=True)
-class Chains:
-    """The chains that the relayer serves, and the identity that signs promises."""
-
-    relayer: str
-    chains: tuple[Chain, ...]
-
-
-@dataclass(frozen=True)
-class ChainFees:
-    """Current fees of a chain."""
-
-    chain_id: int
-    head: Optional[int] = None
-    next_base_fee_wei_per_gas: Optional[int] = None
-    max_fee_wei_per_gas: Optional[int] = None
-    priority_fee_wei_per_gas: Optional[int] = None
-
-
-@dataclass(frozen=True)
-class Horizon:
-    """Forecast of the base fee ``blocks`` blocks ahead."""
+class LocalHorizon:
+    """The base fee so many blocks ahead."""
 
     blocks: int
     point_wei_per_gas: int
     q10_wei_per_gas: int
     q50_wei_per_gas: int
     q90_wei_per_gas: int
-    ahead_ms: Optional[int] = None
-    log_point: Optional[float] = None
-    experts: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Slack:
-    """Sending decision for a request with this slack."""
-
-    blocks: int
-    slack_ms: int
-    send_now: bool
-    reservation_wei_per_gas: int
-    expected_saving_wei_per_gas: int
-    policy: str = ""
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """The relayer's forecast of a chain's base fee."""
-
-    chain_id: int
-    head: int
-    next_base_fee_wei_per_gas: int
-    model: str
-    inputs: str
-    horizons: tuple[Horizon, ...]
-    next_is_exact: bool = False
-    slacks: tuple[Slack, ...] = ()
+    log_point: float
 
 
 @dataclass(frozen=True)
@@ -270,7 +63,7 @@ class LocalForecast:
     next_base_fee_wei_per_gas: int
     next_is_exact: bool
     model: str
-    horizons: tuple[Horizon, ...]
+    horizons: tuple[LocalHorizon, ...]
 
 
 @dataclass(frozen=True)
@@ -346,8 +139,11 @@ def _camel(name: str) -> str:
 
 def _value(hint: Any, value: Any) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    # Older relayers don't tell everything.
+    if value is None:
+        return None
     if origin is Union:
-        return None if value is None else _value(args[0], value)
+        return _value(args[0], value)
     if origin is tuple:
         return tuple(_value(args[0], item) for item in value)
     # Whole numbers above 2^53 are decimal digits in JSON.

@@ -640,6 +640,7 @@ fn check_id(expected: Option<RequestId>, accepted: Accepted) -> Result<Accepted,
 /// Outcome of a request accepted with a promise that does not count.
 fn bad_promise(fault: &PromiseFault) -> Outcome {
     let problem = Problem {
+        kind: "urn:slackwater:problem:bad_promise".into(),
         code: ClientError::BAD_PROMISE.into(),
         title: "The promise is not by a relayer that is pinned, or not what was asked for".into(),
         detail: fault.to_string().into(),
