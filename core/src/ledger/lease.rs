@@ -20,7 +20,7 @@ pub struct LeaseRecord {
 
 /// Self-reported status of an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MemberRecord {
+pub struct InstanceRecord {
     /// Name of the instance.
     pub instance: String,
     /// Its status text.
@@ -85,7 +85,7 @@ pub trait Leases: Send + Sync {
     ///
     /// # Errors
     /// [`LedgerError::Storage`].
-    async fn members(&self) -> Result<Vec<MemberRecord>, LedgerError>;
+    async fn members(&self) -> Result<Vec<InstanceRecord>, LedgerError>;
 
     /// Publishes this instance's status to the others; an empty text deletes it.
     ///

@@ -35,7 +35,7 @@ pub use crate::record::{
 pub use backup::{FileLock, MARK_KEY, UNCERTAIN_KEY};
 pub use group::{GroupCommit, GroupCommitConfig};
 pub use health::{FaultKind, Health, StorageFault};
-pub use lease::{LeaseOutcome, LeaseRecord, Leases, MemberRecord};
+pub use lease::{InstanceRecord, LeaseOutcome, LeaseRecord, Leases};
 #[cfg(feature = "simulation")]
 pub use memory::{MemoryLedger, MemoryStore};
 #[cfg(feature = "postgres")]

@@ -28,7 +28,7 @@ mod start;
 pub use admission::pause::PauseError;
 #[cfg(feature = "simulation")]
 pub use clock::simulated;
-pub use cluster::instances::{Discord, Told, compare as compare_members};
+pub use cluster::instances::{ConfigMismatch, InstanceConfig, compare as compare_instances};
 pub use cluster::membership::ClusterConfig;
 pub use handle::api::{Relay, WaitFor};
 pub use handle::builder::RelayBuilder;

@@ -6,7 +6,7 @@
 //!
 //! A member with slack s that would cost c setups alone pays `waiting_cost · c / s` per millisecond. A batch goes when
 //! - the waiting cost of its members reaches one setup. This rule needs no forecast of arrivals, and costs at most
-//!   twice the optimum under perfect foresight (Dooly, Goldman and Scott, "On-line analysis of the TCP acknowledgment
+//!   twice the optimum under perfect forecasts (Dooly, Goldman and Scott, "On-line analysis of the TCP acknowledgment
 //!   delay problem", JACM 2001). With regular arrivals it is the optimum (the economic order quantity); or
 //! - the next arrival is not expected in time: by the gaps between past arrivals, no further wait saves more than it
 //!   costs.
@@ -35,7 +35,7 @@ const SIZE_KEEP: f64 = 0.9;
 
 /// Past arrivals and batch sizes of one kind of requests (those that may share a transaction).
 #[derive(Debug, Clone)]
-pub(super) struct Habit {
+pub(super) struct ArrivalModel {
     /// Weighted count of gaps between arrivals by length; older gaps count less. Starts with one gap of any length.
     gaps: [f64; GAPS],
     last: Option<Timestamp>,
@@ -43,7 +43,7 @@ pub(super) struct Habit {
     size: f64,
 }
 
-impl Default for Habit {
+impl Default for ArrivalModel {
     fn default() -> Self {
         #[expect(clippy::cast_precision_loss, reason = "a small constant")]
         let each = 1.0 / GAPS as f64;
@@ -51,7 +51,7 @@ impl Default for Habit {
     }
 }
 
-impl Habit {
+impl ArrivalModel {
     /// Records an arrival. Arrivals out of order, after a restart, are ignored.
     pub(super) fn arrived(&mut self, at: Timestamp) {
         let Some(last) = self.last.filter(|last| *last <= at) else {
@@ -131,13 +131,13 @@ fn edge(bucket: usize) -> f64 {
 
 /// Waiting cost of a batch's members: the sum so far, and the rate per ms.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Patience {
+pub(super) struct WaitBudget {
     paid: u128,
     rate: u128,
     latest: Option<Timestamp>,
 }
 
-impl Patience {
+impl WaitBudget {
     /// Adds a member.
     pub(super) fn add(&mut self, limits: &ComposeLimits, now: Timestamp, entry: &QueuedRequest) {
         let (since, setup) = (entry.accepted_at, limits.setup_wei.max(1));
@@ -158,7 +158,7 @@ impl Patience {
     }
 
     /// End of the batch's wait for company; not after `now` if it does not wait.
-    pub(super) fn until(&self, limits: &ComposeLimits, now: Timestamp, habit: &Habit) -> Timestamp {
+    pub(super) fn until(&self, limits: &ComposeLimits, now: Timestamp, arrival: &ArrivalModel) -> Timestamp {
         let last = self.latest.unwrap_or(now);
         if limits.setup_wei == 0 || last <= now {
             return last.min(now);
@@ -171,6 +171,6 @@ impl Patience {
         let last = last.min(spent);
         #[expect(clippy::cast_precision_loss, reason = "a ratio of two of them is wanted")]
         let rate = self.rate as f64 / SETUP as f64;
-        Timestamp(now.0.saturating_add(habit.worth(now, rate, last.0.saturating_sub(now.0))))
+        Timestamp(now.0.saturating_add(arrival.worth(now, rate, last.0.saturating_sub(now.0))))
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use alloy_primitives::U256;
 
-use super::host::Foreseen;
+use super::host::ForecastRef;
 use crate::{
     request::{VerifiedRequest, simulation::Ahead, vehicle::Payload},
     schedule::Selection,
@@ -21,7 +21,7 @@ pub(crate) struct Candidate {
     /// The chain's own estimate of its data cost.
     pub(crate) data_quote: DataQuote,
     /// The forecast by which it was composed: another one may be active when it is signed.
-    pub(crate) foreseen: Option<Foreseen>,
+    pub(crate) forecast_ref: Option<ForecastRef>,
     /// Gas of each member in a transaction of its own, as simulated; empty before the simulation, or without one.
     pub(crate) used: Vec<Option<u64>>,
 }

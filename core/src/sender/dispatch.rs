@@ -162,8 +162,16 @@ impl<H: Host> Sender<H> {
             }
         }
         let payload = self.lanes[index].params.payload(selection.key, &members);
-        let foreseen = self.foreseen(now, selection.deadline);
-        Candidate { selection, members, payload, ahead, data_quote: DataQuote::default(), foreseen, used: Vec::new() }
+        let forecast_ref = self.forecast_ref(now, selection.deadline);
+        Candidate {
+            selection,
+            members,
+            payload,
+            ahead,
+            data_quote: DataQuote::default(),
+            forecast_ref,
+            used: Vec::new(),
+        }
     }
 
     fn simulate(&mut self, index: usize, candidate: Candidate) {
@@ -238,7 +246,7 @@ impl<H: Host> Sender<H> {
             self.launch_covered(now, index, candidate);
             return;
         }
-        let Candidate { mut selection, members, ahead, data_quote, foreseen, .. } = candidate;
+        let Candidate { mut selection, members, ahead, data_quote, forecast_ref, .. } = candidate;
         let mut used = Vec::with_capacity(members.len());
         let mut broken: BTreeSet<(Address, Address)> = BTreeSet::new();
         let mut good = Vec::with_capacity(members.len());
@@ -299,7 +307,7 @@ impl<H: Host> Sender<H> {
         self.launch_covered(
             now,
             index,
-            Candidate { selection, members: good, payload, ahead, data_quote, foreseen, used },
+            Candidate { selection, members: good, payload, ahead, data_quote, forecast_ref, used },
         );
     }
 
@@ -486,7 +494,7 @@ impl<H: Host> Sender<H> {
 
     /// The candidate reduced to the members at the ascending indices `kept`. The others wait for the next block.
     fn keep_only(&mut self, index: usize, candidate: Candidate, kept: &[usize]) -> Option<Candidate> {
-        let Candidate { mut selection, members, ahead, data_quote, foreseen, used, .. } = candidate;
+        let Candidate { mut selection, members, ahead, data_quote, forecast_ref, used, .. } = candidate;
         let mut good = Vec::with_capacity(kept.len());
         let mut gas = Vec::with_capacity(kept.len());
         for (place, member) in members.into_iter().enumerate() {
@@ -502,7 +510,7 @@ impl<H: Host> Sender<H> {
         }
         selection.members = good.iter().map(|member| member.id()).collect();
         let payload = self.lanes[index].params.payload(selection.key, &good);
-        Some(Candidate { selection, members: good, payload, ahead, data_quote, foreseen, used: gas })
+        Some(Candidate { selection, members: good, payload, ahead, data_quote, forecast_ref, used: gas })
     }
 
     /// Like [`Self::launch`], after a check with the chain's own data fee.
@@ -524,7 +532,7 @@ impl<H: Host> Sender<H> {
             candidate.members.iter().for_each(|member| self.queue.put_back(member.id()));
             return;
         }
-        let Candidate { selection, members, mut payload, data_quote, foreseen, used, .. } = candidate;
+        let Candidate { selection, members, mut payload, data_quote, forecast_ref, used, .. } = candidate;
         for member in &members {
             self.doubts.remove(&member.id());
         }
@@ -571,7 +579,7 @@ impl<H: Host> Sender<H> {
                 let before = lane.flights.remove(&id.nonce);
                 let (left, earlier) = before.map_or_else(Default::default, |before| (before.left, before.earlier));
                 let flight = Flight::new(selection.key, members, weights, record);
-                let flight = Flight { foreseen, left, earlier, tenant, ..flight };
+                let flight = Flight { forecast_ref, left, earlier, tenant, ..flight };
                 lane.flights.insert(id.nonce, flight);
                 Some(Notice::Planned { trigger, members: count })
             }

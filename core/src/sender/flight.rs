@@ -9,8 +9,8 @@ use std::{
 use alloy_primitives::{Address, B256, Bytes, U256};
 
 use super::{
-    foreign::Stranger,
-    host::{Foreseen, Pending},
+    foreign::ForeignTransaction,
+    host::{ForecastRef, Pending},
 };
 use crate::{
     lane::{AttemptKey, AttemptKind, Command, Lane},
@@ -40,7 +40,7 @@ pub(crate) struct Flight {
     pub(crate) tenant: Option<Arc<str>>,
     pub(crate) record: BatchRecord,
     /// The forecast by which it was composed.
-    pub(crate) foreseen: Option<Foreseen>,
+    pub(crate) forecast_ref: Option<ForecastRef>,
     /// Evidence about its members' targets from its block.
     pub(crate) shown: Evidence,
     /// True once its content is in the ledger.
@@ -66,7 +66,7 @@ pub(crate) struct Flight {
     /// cost: no budget in memory counts them.
     pub(crate) uncounted: BTreeMap<RequestId, u32>,
     /// The foreign transaction that took the nonce, as last reported, and the time of the first report.
-    pub(crate) stranger: Option<(Stranger, Timestamp)>,
+    pub(crate) stranger: Option<(ForeignTransaction, Timestamp)>,
 }
 
 /// Content of a nonce: an earlier one, which every node refused, or a copy of the present one.
@@ -149,7 +149,7 @@ impl Flight {
             stowed: None,
             tenant: None,
             record,
-            foreseen: None,
+            forecast_ref: None,
             shown: Evidence::NOTHING,
             is_planned: false,
             left: Vec::new(),

@@ -9,7 +9,7 @@ use crate::{
 
 /// A foreign transaction that used a lane's nonce, in a final block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stranger {
+pub(crate) struct ForeignTransaction {
     pub(crate) hash: B256,
     pub(crate) block: u64,
     /// Its cost; `None` without a majority.

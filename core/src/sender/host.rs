@@ -17,7 +17,7 @@ use crate::{
 
 /// Forecast reference of a batch for the decision log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Foreseen {
+pub(crate) struct ForecastRef {
     /// Content hash of the models.
     pub(crate) model: B256,
     /// Content hash of the forecast.
@@ -41,7 +41,7 @@ pub(crate) trait FeeView: Debug {
     fn forecast(&self) -> Option<&Forecast>;
 
     /// The forecast by which a request with this slack waits or goes; `None` where nothing is forecast.
-    fn foreseen(&self, slack: Duration) -> Option<Foreseen>;
+    fn forecast_ref(&self, slack: Duration) -> Option<ForecastRef>;
 }
 
 /// Part of a tenant's budget held for the cost of a transaction that no member bears.

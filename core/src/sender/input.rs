@@ -9,7 +9,7 @@ use alloy_primitives::{Address, B256, Bytes, U256};
 
 use super::{
     candidate::{Candidate, DataQuote},
-    foreign::Stranger,
+    foreign::ForeignTransaction,
     settlement::Case,
 };
 use crate::{
@@ -196,7 +196,7 @@ pub(crate) enum Input {
         /// Head at the time of the question.
         at_block: u64,
         /// The foreign transaction that used the nonce.
-        stranger: Option<Stranger>,
+        stranger: Option<ForeignTransaction>,
     },
     /// Result of [`Command::AgreeOnReceipt`]: the receipt that a majority has; `None` without one.
     Agreed {

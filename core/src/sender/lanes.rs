@@ -227,7 +227,7 @@ impl<H: Host> Sender<H> {
             Flight::new(VehicleKey::Single(RequestId(alloy_primitives::B256::ZERO)), Vec::new(), Vec::new(), record)
         });
         let (write, decisions) = if !flight.is_planned {
-            let foreseen = flight.foreseen;
+            let forecast_ref = flight.forecast_ref;
             let sent = Decision::Sent { batch: batch_hash(id), attempt: attempt.hash };
             let planned = Decision::Planned {
                 batch: batch_hash(id),
@@ -237,12 +237,12 @@ impl<H: Host> Sender<H> {
                 members: flight.ids().map(|id| id.0).collect(),
                 reason: flight.record.trigger.clone(),
                 base_fee_wei_per_gas: next_base_fee,
-                threshold_wei_per_gas: foreseen.map(|foreseen| foreseen.threshold),
+                threshold_wei_per_gas: forecast_ref.map(|forecast_ref| forecast_ref.threshold),
                 max_fee_wei_per_gas: attempt.fees.max_fee_per_gas,
                 max_priority_fee_wei_per_gas: attempt.fees.max_priority_fee_per_gas,
                 gas_limit_gas: flight.record.gas_limit,
-                model: foreseen.map(|foreseen| foreseen.model),
-                inputs: foreseen.map(|foreseen| foreseen.inputs),
+                model: forecast_ref.map(|forecast_ref| forecast_ref.model),
+                inputs: forecast_ref.map(|forecast_ref| forecast_ref.inputs),
             };
             let with_gas = |(index, id)| BatchMember { id, own_gas: flight.weights.get(index).copied() };
             let members = flight.ids().enumerate().map(with_gas).collect();

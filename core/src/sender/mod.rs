@@ -49,8 +49,8 @@ pub(crate) use data_fee::{beyond_gas, usual_forward};
 pub(crate) use endings::CancelRefusal;
 pub(crate) use facts::ChainFacts;
 pub(crate) use flight::{Content, Flight, MemberSize, SenderLane, Stowed, without_bytes};
-pub(crate) use foreign::{Stranger, Taken};
-pub(crate) use host::{Books, FeeView, Foreseen, Host, Pending, Surroundings};
+pub(crate) use foreign::{ForeignTransaction, Taken};
+pub(crate) use host::{Books, FeeView, ForecastRef, Host, Pending, Surroundings};
 pub(crate) use input::{
     Account, Command, Confirmed, HeadFacts, Input, Inspection, LeftOut, Notice, SendReport, Simulation, User, Whole,
     WriteId,

@@ -6,7 +6,7 @@ use alloy_primitives::U256;
 
 use super::{
     data_fee::{empty_tx, usual_forward},
-    host::{FeeView, Foreseen, Host},
+    host::{FeeView, ForecastRef, Host},
     input::{Command, SendReport},
     price::Price,
     pricing::{SUGGESTION_LASTS_BLOCKS, bump_blocks},
@@ -47,8 +47,8 @@ impl<H: Host> Sender<H> {
     }
 
     /// The forecast now in force, applied to a batch with this deadline.
-    pub(crate) fn foreseen(&self, now: Timestamp, deadline: Timestamp) -> Option<Foreseen> {
-        self.fees.foreseen(deadline.since(now))
+    pub(crate) fn forecast_ref(&self, now: Timestamp, deadline: Timestamp) -> Option<ForecastRef> {
+        self.fees.forecast_ref(deadline.since(now))
     }
 
     /// The nodes' terms (fee cap, least tip), as far as their answers show them.

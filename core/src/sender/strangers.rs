@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{foreign::Stranger, host::Host, input::Notice, state::Sender};
+use super::{foreign::ForeignTransaction, host::Host, input::Notice, state::Sender};
 use crate::{provenance::Decision, request::BatchId, time::Timestamp};
 
 /// Time limit for which the members of a transaction that lost its nonce wait for the cost of the winner. After that
@@ -12,7 +12,7 @@ const COST_WAIT: Duration = Duration::from_secs(60);
 impl<H: Host> Sender<H> {
     /// Records the foreign transaction that took a nonce. Returns true if the nonce can be settled: the cost is known,
     /// or the time limit has passed.
-    pub(crate) fn meet(&mut self, now: Timestamp, lane: usize, nonce: u64, stranger: Stranger) -> bool {
+    pub(crate) fn meet(&mut self, now: Timestamp, lane: usize, nonce: u64, stranger: ForeignTransaction) -> bool {
         let flight = self.lanes.get_mut(lane).and_then(|lane| lane.flights.get_mut(&nonce));
         let Some(flight) = flight else { return true };
         let since = flight.stranger.map_or(now, |(_, since)| since);
@@ -21,8 +21,8 @@ impl<H: Host> Sender<H> {
     }
 
     /// Logs and records the foreign transaction that took a nonce, and the amount booked to the operator's account.
-    pub(crate) fn tell_stranger(&mut self, id: BatchId, stranger: &Stranger) {
-        let Stranger { hash, block, taken } = stranger;
+    pub(crate) fn tell_stranger(&mut self, id: BatchId, stranger: &ForeignTransaction) {
+        let ForeignTransaction { hash, block, taken } = stranger;
         let mut detail = format!("nonce {} was used by {hash} in block {block}", id.nonce);
         let code = match taken {
             Some(taken) => {

@@ -10,7 +10,10 @@ use serde_json::json;
 use slackwater::{
     chain::{ChainFamily, ChainSpec, FeeHeader, FinalityRule, LineaPricing, NextBaseFee, OpBaseFeeParams},
     ledger::{Leases, Ledger, PostgresConfig, PostgresLedger, SqliteConfig, SqliteLedger},
-    relay::{ChainSetup, IdentityKey, LocalSigner, RpcEndpoint, RpcPool, SubscriptionError, Told, compare_members},
+    relay::{
+        ChainSetup, IdentityKey, InstanceConfig, LocalSigner, RpcEndpoint, RpcPool, SubscriptionError,
+        compare_instances,
+    },
 };
 use slackwater_contracts::{forwarder, multicall3};
 
@@ -140,7 +143,8 @@ pub(super) async fn run(args: DoctorArgs) -> Result<(), CliError> {
                     let first = resolved.chains.iter().flat_map(|chain| &chain.signers).next();
                     let identity = resolved.identity.as_ref().map(IdentityKey::address);
                     let identity = identity.or_else(|| first.map(LocalSigner::address)).unwrap_or_default();
-                    check_database(&mut report, postgres, instance, &Told::new(identity, &resolved.chains)).await;
+                    check_database(&mut report, postgres, instance, &InstanceConfig::new(identity, &resolved.chains))
+                        .await;
                 }
                 None => check_file(&mut report, &config.sqlite).await,
             }
@@ -238,7 +242,7 @@ fn check_settings(report: &mut Report, config: &Config) {
 }
 
 /// The shared database: reachable, commits durable, and the instance that drives each chain.
-async fn check_database(report: &mut Report, config: &PostgresConfig, instance: &str, told: &Told) {
+async fn check_database(report: &mut Report, config: &PostgresConfig, instance: &str, told: &InstanceConfig) {
     let subject = format!("ledger {}", config.place());
     if !config.is_private() {
         let finding =
@@ -271,7 +275,7 @@ async fn check_database(report: &mut Report, config: &PostgresConfig, instance: 
         }
         Err(error) => report.add(Grade::Fail, &subject, error.to_string(), "check that the user may read the schema"),
     }
-    match compare_members(&ledger, instance, told).await {
+    match compare_instances(&ledger, instance, told).await {
         Ok(discord) => {
             for (key, refusal) in &discord.refusals {
                 report.add(Grade::Fail, &subject, refusal, &format!("mend `{key}`: `serve` would refuse to start"));

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::{Cells, PostgresLedger};
 use crate::{
-    ledger::{Fence, LeaseOutcome, LeaseRecord, Leases, LedgerError, MemberRecord},
+    ledger::{Fence, InstanceRecord, LeaseOutcome, LeaseRecord, Leases, LedgerError},
     request::LaneId,
 };
 
@@ -94,7 +94,7 @@ impl Leases for PostgresLedger {
         rows.iter().map(|row| lane(row)).collect()
     }
 
-    async fn members(&self) -> Result<Vec<MemberRecord>, LedgerError> {
+    async fn members(&self) -> Result<Vec<InstanceRecord>, LedgerError> {
         let query = sqlx::query(
             "SELECT instance, told, greatest(0, extract(epoch FROM (clock_timestamp() - seen_at)) * 1000)::BIGINT \
              FROM members ORDER BY instance",
@@ -103,7 +103,7 @@ impl Leases for PostgresLedger {
         let member = |row| {
             let mut cells = Cells::of("member", row);
             let (instance, text) = (cells.text()?, cells.text()?);
-            Ok(MemberRecord { instance, text, age: Duration::from_millis(cells.u64()?) })
+            Ok(InstanceRecord { instance, text, age: Duration::from_millis(cells.u64()?) })
         };
         rows.iter().map(|row| member(row)).collect()
     }

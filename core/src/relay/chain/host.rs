@@ -10,11 +10,11 @@ use crate::{
     policy::Claim,
     relay::{
         admission::tenants::Tenants,
-        market::forecast::{ForecastView, Foresight, Outlook},
+        market::forecast::{ForecastService, ForecastView, Outlook},
     },
     request::RequestId,
     schedule::PercentileOutlook,
-    sender::{Books, FeeView, Foreseen, Host, Pending, Price, tuning::TimingMode},
+    sender::{Books, FeeView, ForecastRef, Host, Pending, Price, tuning::TimingMode},
     time::Timestamp,
 };
 
@@ -33,14 +33,18 @@ pub(in crate::relay) struct ChainFees {
     mode: TimingMode,
     gate: PercentileOutlook,
     /// `None` where requests go at once.
-    pub(in crate::relay) foresight: Option<Foresight>,
+    pub(in crate::relay) forecasts: Option<ForecastService>,
     outlook: Outlook,
     view: Option<Arc<ForecastView>>,
 }
 
 impl ChainFees {
-    pub(in crate::relay) const fn new(mode: TimingMode, gate: PercentileOutlook, foresight: Option<Foresight>) -> Self {
-        Self { mode, gate, foresight, outlook: Outlook::NOW, view: None }
+    pub(in crate::relay) const fn new(
+        mode: TimingMode,
+        gate: PercentileOutlook,
+        forecasts: Option<ForecastService>,
+    ) -> Self {
+        Self { mode, gate, forecasts, outlook: Outlook::NOW, view: None }
     }
 
     /// The newest forecast for the outside.
@@ -50,7 +54,7 @@ impl ChainFees {
 
     /// Renews [`Self::view`] after a change of the models.
     pub(in crate::relay) fn refresh_view(&mut self) {
-        self.view = self.foresight.as_ref().and_then(Foresight::view).map(Arc::new);
+        self.view = self.forecasts.as_ref().and_then(ForecastService::view).map(Arc::new);
     }
 }
 
@@ -63,12 +67,12 @@ impl FeeView for ChainFees {
             self.gate.record(point.base_fee.saturating_add(tip));
         }
         self.gate.set_price(price.next_base_fee.saturating_add(tip));
-        if let Some(foresight) = &mut self.foresight {
-            foresight.observe(head, points);
+        if let Some(forecasts) = &mut self.forecasts {
+            forecasts.observe(head, points);
             self.refresh_view();
         }
-        self.outlook = match (self.mode, &self.foresight) {
-            (TimingMode::Forecast, Some(foresight)) => foresight.outlook(),
+        self.outlook = match (self.mode, &self.forecasts) {
+            (TimingMode::Forecast, Some(forecasts)) => forecasts.outlook(),
             (TimingMode::Forecast | TimingMode::Percentile, _) => Outlook::of(&self.gate),
             (TimingMode::Immediate, _) => Outlook::NOW,
         };
@@ -82,10 +86,10 @@ impl FeeView for ChainFees {
         self.view.as_ref().map(|view| &view.forecast)
     }
 
-    fn foreseen(&self, slack: Duration) -> Option<Foreseen> {
+    fn forecast_ref(&self, slack: Duration) -> Option<ForecastRef> {
         let view = self.view.as_ref()?;
         let threshold = view.wait(slack)?.reservation;
-        Some(Foreseen { model: view.forecast.model.0, inputs: view.inputs, threshold })
+        Some(ForecastRef { model: view.forecast.model.0, inputs: view.inputs, threshold })
     }
 }
 

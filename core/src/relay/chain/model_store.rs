@@ -10,7 +10,7 @@ use crate::{
         clock,
         handle::models::{ModelAnswer, ModelCommand, ModelError, ModelReply, Pending},
         market::{
-            forecast::{Foresight, Refitted},
+            forecast::{ForecastService, Refitted},
             saved::{What, Written, seal},
         },
     },
@@ -20,11 +20,11 @@ use crate::{
 impl ChainService {
     /// Activates models fitted in the background.
     pub(in crate::relay) fn on_refitted(&mut self, fitted: Option<Box<Refitted>>) {
-        let Some(foresight) = &mut self.sender.fees.foresight else { return };
-        let newest = |foresight: &Foresight| foresight.registry().list().last().map(|last| last.version);
-        let (before, count) = (foresight.active_model(), newest(foresight));
-        foresight.install(fitted.map(|fitted| *fitted));
-        let is_new = newest(foresight) != count;
+        let Some(forecasts) = &mut self.sender.fees.forecasts else { return };
+        let newest = |forecasts: &ForecastService| forecasts.registry().list().last().map(|last| last.version);
+        let (before, count) = (forecasts.active_model(), newest(forecasts));
+        forecasts.install(fitted.map(|fitted| *fitted));
+        let is_new = newest(forecasts) != count;
         self.note_promotion(before);
         // Shown at once: the next head may be far.
         self.sender.fees.refresh_view();
@@ -41,20 +41,20 @@ impl ChainService {
             let _ = reply.send(Err(ModelError::Elsewhere { chain_id, holder }));
             return;
         }
-        let Some(foresight) = &mut self.sender.fees.foresight else {
+        let Some(forecasts) = &mut self.sender.fees.forecasts else {
             let _ = reply.send(Err(ModelError::NoModels(chain_id)));
             return;
         };
         if matches!(command, ModelCommand::Export) {
-            let _ = reply.send(Ok(ModelAnswer::Registry(Box::new(foresight.registry().clone()))));
+            let _ = reply.send(Ok(ModelAnswer::Registry(Box::new(forecasts.registry().clone()))));
             return;
         }
-        let before = foresight.active_model();
-        if let Err(error) = foresight.command(command) {
+        let before = forecasts.active_model();
+        if let Err(error) = forecasts.command(command) {
             let _ = reply.send(Err(error.into()));
             return;
         }
-        let models = foresight.models();
+        let models = forecasts.models();
         self.note_promotion(before);
         self.sender.fees.refresh_view();
         self.keep(What::Models, Some(Pending { reply, models }));
@@ -62,7 +62,7 @@ impl ChainService {
 
     /// Records a model promotion in the decision log if the active model is no longer `before`.
     pub(in crate::relay) fn note_promotion(&mut self, before: Option<B256>) {
-        let Some(model) = self.sender.fees.foresight.as_ref().and_then(Foresight::active_model) else { return };
+        let Some(model) = self.sender.fees.forecasts.as_ref().and_then(ForecastService::active_model) else { return };
         if before != Some(model) {
             self.note(Vec::new(), vec![Decision::ModelPromoted { chain_id: self.chain_id(), model, previous: before }]);
         }
@@ -93,10 +93,10 @@ impl ChainService {
     /// A closure that serializes a copy of the value, to run off the service's task.
     fn writing(&self, what: What) -> Option<impl FnOnce() -> Result<String, serde_json::Error> + Send + use<>> {
         let models = match what {
-            What::Models => Some(self.sender.fees.foresight.as_ref()?.registry().clone()),
+            What::Models => Some(self.sender.fees.forecasts.as_ref()?.registry().clone()),
             What::Learned => None,
         };
-        let mut learned = self.sender.fees.foresight.as_ref().map(Foresight::learned).unwrap_or_default();
+        let mut learned = self.sender.fees.forecasts.as_ref().map(ForecastService::learned).unwrap_or_default();
         learned.delays_ms = self.sender.pricing.delays_ms();
         Some(move || match models {
             Some(models) => seal(serde_json::to_string(&models)?),

@@ -44,7 +44,7 @@ use crate::{
             status::ChainHealth,
         },
         market::{
-            forecast::{Foresight, Refitted},
+            forecast::{ForecastService, Refitted},
             saved::Written,
             sources::ChainMarket,
             watcher::HeadUpdate,
@@ -102,7 +102,7 @@ pub(in crate::relay) struct ChainService {
     pub(in crate::relay) backlog: VecDeque<JournalEntry>,
     pub(in crate::relay) market: ChainMarket,
     /// Newest block in `market`, for the readers of fee histories.
-    pub(in crate::relay) believed: Arc<AtomicU64>,
+    pub(in crate::relay) agreed: Arc<AtomicU64>,
     /// Fault of the last read of L1 fee parameters; `None` if it succeeded.
     pub(in crate::relay) data_fee_fault: Option<DataFeeFault>,
     /// Newest head's timestamp minus our clock at its arrival, ms; negative if the head is behind.
@@ -264,8 +264,8 @@ impl ChainService {
         let header = &update.header;
         let rule = &self.shared.spec.base_fee;
         let word = self.market.on_head(now, &update.histories, header, update.next_base_fee, rule);
-        self.believed.store(self.market.book().newest().map_or(0, |point| point.number), Ordering::Relaxed);
-        let is_agreed = word.is_header_believed;
+        self.agreed.store(self.market.book().newest().map_or(0, |point| point.number), Ordering::Relaxed);
+        let is_agreed = word.is_header_agreed;
         let is_voted = is_agreed && word.is_voted;
         if !is_agreed {
             tracing::warn!(
@@ -299,7 +299,7 @@ impl ChainService {
         self.handle(now, Input::Head(Box::new(facts)));
         self.note_clock(now, header.timestamp.to());
         self.keep_final(now, update.final_block.zip(update.final_hash));
-        if let Some(refit) = self.sender.fees.foresight.as_mut().and_then(Foresight::refit) {
+        if let Some(refit) = self.sender.fees.forecasts.as_mut().and_then(ForecastService::refit) {
             self.tasks.spawn(async move {
                 let fitted = clock::run_blocking(move || refit.run()).await;
                 Done::Refitted(fitted.ok().map(Box::new))
@@ -544,8 +544,8 @@ impl ChainService {
     pub(in crate::relay) fn drop_tasks(&mut self) {
         self.tasks = JoinSet::new();
         self.waiters.clear();
-        if let Some(foresight) = &mut self.sender.fees.foresight {
-            foresight.install(None);
+        if let Some(forecasts) = &mut self.sender.fees.forecasts {
+            forecasts.install(None);
         }
     }
 

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::membership::ClusterConfig;
-use crate::ledger::{Leases, Ledger, LedgerError, MemberRecord};
+use crate::ledger::{InstanceRecord, Leases, Ledger, LedgerError};
 use crate::relay::{
     admission::tenants::Tenants,
     handle::{config::ChainSetup, error::BuildError},
@@ -31,27 +31,27 @@ const GONE_AFTER: Duration = Duration::from_secs(90);
 
 /// The configuration that instances must have in common.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Told {
+pub struct InstanceConfig {
     /// Address that signs promises.
     identity: Address,
-    chains: BTreeMap<ChainId, ToldChain>,
+    chains: BTreeMap<ChainId, InstanceChain>,
     /// Hash of each tenant's policy, by id.
     tenants: BTreeMap<String, B256>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct ToldChain {
+struct InstanceChain {
     senders: BTreeSet<Address>,
     forwarders: BTreeSet<Address>,
 }
 
-impl Told {
+impl InstanceConfig {
     /// The configuration of an instance with this identity and these chains.
     pub fn new(identity: Address, chains: &[ChainSetup]) -> Self {
         let chain = |setup: &ChainSetup| {
             let senders = setup.signers.iter().map(LocalSigner::address).collect();
             let forwarders = setup.forwarders.iter().map(|forwarder| forwarder.address).collect();
-            (setup.spec.chain_id, ToldChain { senders, forwarders })
+            (setup.spec.chain_id, InstanceChain { senders, forwarders })
         };
         Self { identity, chains: chains.iter().map(chain).collect(), tenants: BTreeMap::new() }
     }
@@ -105,7 +105,7 @@ fn missing(chain_id: ChainId, what: &str, ours: &BTreeSet<Address>, its: &BTreeS
 
 /// Inconsistencies of an instance with the others.
 #[derive(Debug, Default)]
-pub struct Discord {
+pub struct ConfigMismatch {
     /// Reasons not to start: (configuration key, problem).
     pub refusals: Vec<(&'static str, String)>,
     /// Differences that do not prevent a start.
@@ -116,8 +116,12 @@ pub struct Discord {
 ///
 /// # Errors
 /// [`LedgerError::Storage`].
-pub async fn compare(leases: &dyn Leases, instance: &str, told: &Told) -> Result<Discord, LedgerError> {
-    let mut discord = Discord::default();
+pub async fn compare(
+    leases: &dyn Leases,
+    instance: &str,
+    told: &InstanceConfig,
+) -> Result<ConfigMismatch, LedgerError> {
+    let mut discord = ConfigMismatch::default();
     for (lane, batches) in leases.open_lanes().await? {
         if told.serves(lane.chain_id) && !told.has_key(lane.chain_id, lane.sender) {
             let detail = format!(
@@ -129,12 +133,12 @@ pub async fn compare(leases: &dyn Leases, instance: &str, told: &Told) -> Result
             discord.refusals.push(("chain.signers", detail));
         }
     }
-    for MemberRecord { instance: name, text, age } in leases.members().await? {
+    for InstanceRecord { instance: name, text, age } in leases.members().await? {
         if name == instance || age >= GONE_AFTER {
             continue;
         }
         // An instance of another version may publish another form, which can't be compared.
-        let Ok(its) = serde_json::from_str::<Told>(&text) else { continue };
+        let Ok(its) = serde_json::from_str::<InstanceConfig>(&text) else { continue };
         if its.identity != told.identity {
             let detail = format!(
                 "instance `{name}` signs promises as {}, this one would as {}: callers would see two relayers. Give all \
@@ -152,8 +156,12 @@ pub async fn compare(leases: &dyn Leases, instance: &str, told: &Told) -> Result
 }
 
 /// At start: refuses harmful differences, logs the others, and publishes this instance's configuration.
-pub(in crate::relay) async fn join(leases: &dyn Leases, config: &ClusterConfig, told: &Told) -> Result<(), BuildError> {
-    let Discord { refusals, warnings } = compare(leases, &config.instance, told).await?;
+pub(in crate::relay) async fn join(
+    leases: &dyn Leases,
+    config: &ClusterConfig,
+    told: &InstanceConfig,
+) -> Result<(), BuildError> {
+    let ConfigMismatch { refusals, warnings } = compare(leases, &config.instance, told).await?;
     if let Some((key, detail)) = refusals.into_iter().next() {
         return Err(BuildError::Config { key: key.to_owned(), detail });
     }
@@ -168,7 +176,7 @@ pub(in crate::relay) async fn join(leases: &dyn Leases, config: &ClusterConfig, 
 pub(in crate::relay) async fn attend(
     ledger: Arc<dyn Ledger>,
     config: ClusterConfig,
-    mut told: Told,
+    mut told: InstanceConfig,
     tenants: Arc<Tenants>,
     stop: CancellationToken,
 ) {
@@ -198,7 +206,7 @@ pub(in crate::relay) async fn attend(
     }
 }
 
-fn text(told: &Told) -> String {
+fn text(told: &InstanceConfig) -> String {
     serde_json::to_string(told).unwrap_or_default()
 }
 
@@ -206,10 +214,11 @@ fn text(told: &Told) -> String {
 mod tests {
     use super::*;
 
-    fn told(identity: u8, senders: &[u8], tenant: &str) -> Told {
+    fn told(identity: u8, senders: &[u8], tenant: &str) -> InstanceConfig {
         let address = |byte: u8| Address::repeat_byte(byte);
-        let chain = ToldChain { senders: senders.iter().copied().map(address).collect(), forwarders: BTreeSet::new() };
-        Told {
+        let chain =
+            InstanceChain { senders: senders.iter().copied().map(address).collect(), forwarders: BTreeSet::new() };
+        InstanceConfig {
             identity: address(identity),
             chains: BTreeMap::from([(1, chain)]),
             tenants: BTreeMap::from([("shop".to_owned(), keccak256(tenant))]),
@@ -230,6 +239,6 @@ mod tests {
         other.chains.clear();
         other.tenants.clear();
         assert_eq!(ours.differences(&other), ["it does not serve chain 1"]);
-        assert_eq!(serde_json::from_str::<Told>(&text(&ours)).unwrap(), ours);
+        assert_eq!(serde_json::from_str::<InstanceConfig>(&text(&ours)).unwrap(), ours);
     }
 }

@@ -125,7 +125,7 @@ struct Pending {
 
 /// Forecaster and timing of one chain.
 #[derive(Debug)]
-pub(in crate::relay) struct Foresight {
+pub(in crate::relay) struct ForecastService {
     forecaster: Forecaster,
     timing: Timing,
     step: Duration,
@@ -178,7 +178,7 @@ pub(in crate::relay) enum ForesightError {
     Timing(#[from] TimingError),
 }
 
-impl Foresight {
+impl ForecastService {
     pub(in crate::relay) fn new(spec: &ChainSpec, tuning: &ChainTuning) -> Result<Self, ForesightError> {
         let step = spec.block_time().max(Duration::from_millis(1));
         let horizons = tuning.forecast_steps(step);
@@ -395,7 +395,7 @@ impl Foresight {
     }
 }
 
-impl FeeOutlook for Foresight {
+impl FeeOutlook for ForecastService {
     fn send_within(&self) -> Duration {
         self.send_within_saving(0)
     }
@@ -424,7 +424,7 @@ impl FeeOutlook for Foresight {
     }
 }
 
-impl Foresight {
+impl ForecastService {
     /// Content hash of the current forecast: its models, newest block and predicted values. `None` while there is no
     /// forecast.
     pub(in crate::relay) fn inputs(&self) -> Option<B256> {
@@ -532,9 +532,9 @@ mod tests {
     use super::*;
     use crate::market::Tips;
 
-    fn fresh() -> Foresight {
+    fn fresh() -> ForecastService {
         let spec = ChainSpec::preset("ethereum").unwrap();
-        Foresight::new(&spec, &ChainTuning::for_spec(&spec)).unwrap()
+        ForecastService::new(&spec, &ChainTuning::for_spec(&spec)).unwrap()
     }
 
     fn chain(blocks: std::ops::RangeInclusive<u64>) -> Vec<FeePoint> {
@@ -549,12 +549,12 @@ mod tests {
         blocks.map(point).collect()
     }
 
-    fn learned(foresight: &Foresight) -> Learned {
-        serde_json::from_str(&serde_json::to_string(&foresight.learned()).unwrap()).unwrap()
+    fn learned(forecasts: &ForecastService) -> Learned {
+        serde_json::from_str(&serde_json::to_string(&forecasts.learned()).unwrap()).unwrap()
     }
 
-    fn weights(foresight: &Foresight) -> serde_json::Value {
-        serde_json::to_value(foresight.learned()).unwrap()
+    fn weights(forecasts: &ForecastService) -> serde_json::Value {
+        serde_json::to_value(forecasts.learned()).unwrap()
     }
 
     /// No block is learned twice, whether the fee history is available at the start, arrives in pieces or with a later
@@ -564,9 +564,9 @@ mod tests {
         let mut before = fresh();
         before.observe(700, &chain(1..=700));
         let restarted = || {
-            let mut foresight = fresh();
-            foresight.restore(None, Some(learned(&before)));
-            foresight
+            let mut forecasts = fresh();
+            forecasts.restore(None, Some(learned(&before)));
+            forecasts
         };
         let mut at_once = restarted();
         at_once.observe(700, &chain(1..=700));

@@ -74,13 +74,13 @@ fn reports(history: &FeeHistory, latency: Duration) -> Vec<Report> {
 
 /// Believed result of processing a head.
 #[derive(Debug, Clone, PartialEq)]
-pub(in crate::relay) struct HeadWord {
+pub(in crate::relay) struct AgreedHead {
     /// New or replaced blocks, oldest first.
     pub(in crate::relay) points: Vec<FeePoint>,
     /// Base fee of the next block, wei per gas.
     pub(in crate::relay) next_base_fee: u128,
     /// True if the header agrees with the sources' vote.
-    pub(in crate::relay) is_header_believed: bool,
+    pub(in crate::relay) is_header_agreed: bool,
     /// True if the sources voted on the head.
     pub(in crate::relay) is_voted: bool,
 }
@@ -113,7 +113,7 @@ impl ChainMarket {
         header: &Header,
         next_base_fee: u128,
         rule: &BaseFeeRule,
-    ) -> HeadWord {
+    ) -> AgreedHead {
         let number = header.number();
         let has_vote = histories.knowing(number) > 1;
         let mut points = self.absorb(now, histories);
@@ -124,7 +124,7 @@ impl ChainMarket {
         };
         if voted.base_fee != header.base_fee() {
             let next_base_fee = voted.price();
-            return HeadWord { points, next_base_fee, is_header_believed: false, is_voted };
+            return AgreedHead { points, next_base_fee, is_header_agreed: false, is_voted };
         }
         if !is_voted {
             return self.unvoted(points, number, next_base_fee, rule);
@@ -150,15 +150,15 @@ impl ChainMarket {
             }
         }
         let next_base_fee = if is_same_next { next_base_fee } else { voted.price() };
-        HeadWord { points, next_base_fee, is_header_believed: is_same_next && is_same_use, is_voted }
+        AgreedHead { points, next_base_fee, is_header_agreed: is_same_next && is_same_use, is_voted }
     }
 
     /// Result for a head reported by only one of several sources.
-    fn unvoted(&self, points: Vec<FeePoint>, number: u64, told: u128, rule: &BaseFeeRule) -> HeadWord {
+    fn unvoted(&self, points: Vec<FeePoint>, number: u64, told: u128, rule: &BaseFeeRule) -> AgreedHead {
         let is_voted = self.names.len() < 2;
         let allowed = self.allowed(number, rule).filter(|_| !is_voted);
         let next_base_fee = allowed.map_or(told, |(least, most)| told.clamp(least, most.max(least)));
-        HeadWord { points, next_base_fee, is_header_believed: next_base_fee == told, is_voted }
+        AgreedHead { points, next_base_fee, is_header_agreed: next_base_fee == told, is_voted }
     }
 
     /// Least and highest base fee of the block after `number` that the newest block with a vote allows, wei per gas.
@@ -302,11 +302,11 @@ mod tests {
                 next,
                 &RULE,
             );
-            assert!(word.is_header_believed && word.next_base_fee == next);
+            assert!(word.is_header_agreed && word.next_base_fee == next);
             // Its header claims full blocks: by the rule the next base fee would be an eighth higher.
             let answers = histories(&[half_truth(truth.clone()), truth.clone(), truth.clone()]);
             let told = lied_to.on_head(now, &answers, &header(head, 30_000_000), next * 9 / 8, &RULE);
-            assert_eq!((told.next_base_fee, told.is_header_believed), (next, false), "block {head}");
+            assert_eq!((told.next_base_fee, told.is_header_agreed), (next, false), "block {head}");
             let seen = |points: &[FeePoint]| {
                 let of = |point: &FeePoint| {
                     (
@@ -335,15 +335,15 @@ mod tests {
             let now = Timestamp(1_200_000);
             let answers = histories(&vec![history(100, 10); nodes]);
             let word = market.on_head(now, &answers, &header(100, 15_000_001), u128::from(BASE_FEE) + 4, &RULE);
-            assert_eq!((word.next_base_fee, word.is_header_believed), (u128::from(BASE_FEE) + 4, true));
+            assert_eq!((word.next_base_fee, word.is_header_agreed), (u128::from(BASE_FEE) + 4, true));
             let newest = word.points.last().unwrap();
             assert_eq!(newest.utilisation, Some(Utilisation::Gas { used: 15_000_001, limit: 30_000_000 }));
             assert_eq!(newest.next_base_fee, Some(u128::from(BASE_FEE) + 4));
             let again = market.on_head(now, &answers, &header(100, 15_000_001), u128::from(BASE_FEE) + 4, &RULE);
-            assert!(again.points.is_empty() && again.is_header_believed);
+            assert!(again.points.is_empty() && again.is_header_agreed);
             // Known before, then reported wrongly by the head.
             let lie = market.on_head(now, &answers, &header(100, 30_000_000), u128::from(BASE_FEE) * 9 / 8, &RULE);
-            assert_eq!(lie.is_header_believed, nodes == 1, "one source alone is believed");
+            assert_eq!(lie.is_header_agreed, nodes == 1, "one source alone is believed");
         }
     }
 
@@ -359,7 +359,7 @@ mod tests {
         {
             let word = market.on_head(now, &answers, &header(101, 15_000_000), told, &RULE);
             assert!(word.next_base_fee.abs_diff(believed) < 3, "{} for {told}", word.next_base_fee);
-            assert_eq!((word.is_header_believed, word.is_voted), (told == believed, false));
+            assert_eq!((word.is_header_agreed, word.is_voted), (told == believed, false));
         }
     }
 }

@@ -100,7 +100,7 @@ pub(in crate::relay) struct Watcher {
     seen: BTreeMap<u64, B256>,
     head: Option<B256>,
     /// Newest block with believed fees, 0 for none: all later blocks are read, however often that failed.
-    believed: Arc<AtomicU64>,
+    agreed: Arc<AtomicU64>,
     /// Longest fee history to request, blocks.
     longest: u64,
     /// Arrival time of the followed head.
@@ -155,7 +155,7 @@ impl Watcher {
         senders: Vec<Address>,
         pace: PaceRule,
         multicall3: Option<Address>,
-        believed: Arc<AtomicU64>,
+        agreed: Arc<AtomicU64>,
         fee_history_blocks: u64,
     ) -> Self {
         let longest = fee_history_blocks.max(USUAL_BLOCKS);
@@ -167,7 +167,7 @@ impl Watcher {
             multicall3,
             seen: BTreeMap::new(),
             head: None,
-            believed,
+            agreed,
             longest,
             came_at: None,
             surveyed_at: None,
@@ -280,7 +280,7 @@ impl Watcher {
         let number = header.number();
         let heads: Vec<Option<u64>> = latest.iter().map(|header| header.as_ref().map(Header::number)).collect();
         let final_block = self.agreed_final(number, &heads, tagged.as_deref());
-        let missing = number.saturating_sub(self.believed.load(Ordering::Relaxed));
+        let missing = number.saturating_sub(self.agreed.load(Ordering::Relaxed));
         let blocks = missing.clamp(LEAST_BLOCKS, self.longest);
         // Height reached by all nodes that count: a vote about a block needs several that know it.
         let common = self.pool.reference().map_or(number, |reference| reference.min(number));

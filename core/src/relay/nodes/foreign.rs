@@ -6,7 +6,7 @@ use super::{pruned, receipts};
 use crate::{
     lane::PollPurpose,
     relay::rpc::RpcPool,
-    sender::{Stranger, Taken},
+    sender::{ForeignTransaction, Taken},
 };
 
 /// Reads the cost of the transaction `hash` in `block`, by a majority of the nodes for which `last` is final (invariant
@@ -17,12 +17,12 @@ pub(in crate::relay) async fn look(
     block: u64,
     value_wei: Option<U256>,
     last: u64,
-) -> Stranger {
+) -> ForeignTransaction {
     let taken = match value_wei {
         Some(value_wei) => taken(pool, hash, block, value_wei, last).await,
         None => None,
     };
-    Stranger { hash, block, taken }
+    ForeignTransaction { hash, block, taken }
 }
 
 async fn taken(pool: &RpcPool, hash: B256, block: u64, value_wei: U256, last: u64) -> Option<Taken> {

@@ -117,7 +117,7 @@ struct Notice {
 }
 
 #[derive(Deserialize)]
-struct Told {
+struct HeadReport {
     number: U64,
     hash: B256,
 }
@@ -127,7 +127,7 @@ fn head_in(message: &[u8], id: &str) -> Result<Option<(u64, B256)>, Subscription
     let Ok(incoming) = serde_json::from_slice::<Incoming>(message) else { return Err(SubscriptionError::Nonsense) };
     match incoming.params {
         Some(notice) if notice.subscription == id => {
-            let told: Told = serde_json::from_value(notice.result).map_err(|_| SubscriptionError::Nonsense)?;
+            let told: HeadReport = serde_json::from_value(notice.result).map_err(|_| SubscriptionError::Nonsense)?;
             Ok(Some((told.number.to(), told.hash)))
         }
         _ => Ok(None),

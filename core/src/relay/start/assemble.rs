@@ -43,7 +43,7 @@ use crate::{
         },
         clock,
         cluster::{
-            instances::{self, Told},
+            instances::{self, InstanceConfig},
             keeper::{LeaseKeeper, count_open},
             membership::{ClusterConfig, Membership},
         },
@@ -54,7 +54,7 @@ use crate::{
             status::{ChainHealth, ChainStatus, EndpointStatus},
         },
         market::{
-            forecast::Foresight,
+            forecast::ForecastService,
             header::{Header, prime},
             pace::PaceRule,
             saved::{self, Kept},
@@ -153,7 +153,7 @@ async fn assemble(config: RelayConfig, ledger: Arc<dyn Ledger>, stop: Cancellati
     let tenants = Tenants::new(config.tenants, config.open_limits, is_shared).on_chains(&config.chains);
     let tenants = Arc::new(tenants);
     restore_spent(&ledger, &tenants).await?;
-    let told = Told::new(identity, &config.chains).with_tenants(&tenants);
+    let told = InstanceConfig::new(identity, &config.chains).with_tenants(&tenants);
 
     // Check every chain before anything runs. An unreachable one stops no other: it joins later.
     let mut checked = Vec::new();
@@ -338,7 +338,7 @@ impl Wiring {
         let multicall3 = shared.multicall3();
         let (spec, pool) = (shared.spec.clone(), shared.pool.clone());
         let tuning = &shared.tuning;
-        let (believed, fee_history_blocks) = (service.believed.clone(), tuning.fees.fee_history_blocks);
+        let (agreed, fee_history_blocks) = (service.agreed.clone(), tuning.fees.fee_history_blocks);
         let pace = PaceRule::new(&tuning.heads, spec.block_time());
         let silence = LEAST_SILENCE.max(tuning.heads.subscription_silence * SILENCES);
         for place in 0..pool.subscriptions(chain_id, silence).len() {
@@ -361,7 +361,7 @@ impl Wiring {
         tasks.spawn(async move {
             restarted(chain_id, "watcher", &watch_stop, || {
                 let (spec, pool, senders) = (spec.clone(), pool.clone(), senders.clone());
-                let watcher = Watcher::new(spec, pool, senders, pace, multicall3, believed.clone(), fee_history_blocks);
+                let watcher = Watcher::new(spec, pool, senders, pace, multicall3, agreed.clone(), fee_history_blocks);
                 watcher.run(updates.clone(), watch_stop.clone())
             })
             .await;
@@ -817,18 +817,18 @@ async fn build_service(
     market.book().window().for_each(|point| pricing.block(point));
     let tip = pricing.quote(&spec, &tuning, 0, Bytes::new()).quote.max_priority_fee_per_gas;
     prime(&mut gate, market.book().window(), tip);
-    let foresight = match tuning.timing.mode {
+    let forecasts = match tuning.timing.mode {
         TimingMode::Immediate => None,
         TimingMode::Forecast | TimingMode::Percentile => {
-            let mut foresight = Foresight::new(&spec, &tuning)
+            let mut forecasts = ForecastService::new(&spec, &tuning)
                 .map_err(|error| BuildError::Chain { chain_id, detail: format!("no forecast: {error}") })?;
-            foresight.restore(kept.models, kept.learned);
+            forecasts.restore(kept.models, kept.learned);
             // Without a head it is not known yet whether the learned state belongs to this chain; the first head
             // decides.
             if let Some(head) = head {
-                foresight.observe(head, &market.book().window().copied().collect::<Vec<_>>());
+                forecasts.observe(head, &market.book().window().copied().collect::<Vec<_>>());
             }
-            Some(foresight)
+            Some(forecasts)
         }
     };
     let (inbox_sender, inbox) = mpsc::channel(INBOX_LEN);
@@ -888,7 +888,7 @@ async fn build_service(
         }
     };
     let now = clock::now();
-    let fees = ChainFees::new(shared.tuning.timing.mode, gate, foresight);
+    let fees = ChainFees::new(shared.tuning.timing.mode, gate, forecasts);
     let around = Surroundings {
         nodes: shared.pool.len(),
         head_tolerance: 0,
@@ -907,7 +907,7 @@ async fn build_service(
         tenants: tenants.clone(),
         journal,
         backlog: VecDeque::new(),
-        believed: Arc::new(AtomicU64::new(market.book().newest().map_or(0, |point| point.number))),
+        agreed: Arc::new(AtomicU64::new(market.book().newest().map_or(0, |point| point.number))),
         market,
         data_fee_fault: None,
         clock_skew_ms: 0,

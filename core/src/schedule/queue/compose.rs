@@ -15,7 +15,7 @@ use crate::{
     request::{LaneId, RequestId, vehicle::VehicleKey},
     schedule::{
         FeeOutlook,
-        company::{Habit, Patience},
+        company::{ArrivalModel, WaitBudget},
     },
     table::Table,
     time::Timestamp,
@@ -127,7 +127,7 @@ impl Queue {
             picker.fill(cutoff);
             let decided = self.trigger(now, key, &picker.room, limits);
             if decided.is_ok() {
-                picker.join(now, outlook, self.habits.get(&key));
+                picker.join(now, outlook, self.arrivals.get(&key));
             }
             let has_passed = picker.has_passed();
             let (members, priced_out, short) = (picker.room.members, picker.priced_out, picker.room.short);
@@ -251,14 +251,14 @@ impl Queue {
         if room.is_full {
             return Ok(Trigger::Full);
         }
-        let mut patience = Patience::default();
+        let mut patience = WaitBudget::default();
         let mut deadline = Timestamp(u64::MAX);
         for entry in room.members.iter().filter_map(|id| self.entries.get(id)) {
             deadline = deadline.min(entry.due);
             patience.add(limits, now, entry);
         }
-        let none = Habit::default();
-        let until = patience.until(limits, now, self.habits.get(&key).unwrap_or(&none));
+        let none = ArrivalModel::default();
+        let until = patience.until(limits, now, self.arrivals.get(&key).unwrap_or(&none));
         if until > now {
             return Err(until);
         }
@@ -308,6 +308,6 @@ impl Queue {
         for signer in touched {
             self.refresh(signer);
         }
-        self.habits.get_or_insert_with(key, Habit::default).left(members.len());
+        self.arrivals.get_or_insert_with(key, ArrivalModel::default).left(members.len());
     }
 }

@@ -21,7 +21,7 @@ use crate::{
         LaneId, RequestId,
         vehicle::{Company, VehicleKey},
     },
-    schedule::{FeeOutlook, company::Habit, targets::TargetRecords},
+    schedule::{FeeOutlook, company::ArrivalModel, targets::TargetRecords},
     table::Table,
     time::Timestamp,
 };
@@ -137,14 +137,14 @@ impl<'a> Picker<'a> {
     }
 
     /// Adds heads that are not yet eligible, but save so much by joining that now is the better moment for them too.
-    pub(super) fn join(&mut self, now: Timestamp, outlook: &impl FeeOutlook, habit: Option<&Habit>) {
-        let (Some(habit), limits, queue) = (habit, self.limits, self.queue) else { return };
+    pub(super) fn join(&mut self, now: Timestamp, outlook: &impl FeeOutlook, arrival: Option<&ArrivalModel>) {
+        let (Some(arrival), limits, queue) = (arrival, self.limits, self.queue) else { return };
         if limits.setup_wei == 0 {
             return;
         }
         self.take_while(|due, head| {
             let Some(entry) = queue.head(head) else { return false };
-            let saving = habit.saving_permille(limits.setup_wei, limits.own_wei(entry));
+            let saving = arrival.saving_permille(limits.setup_wei, limits.own_wei(entry));
             due <= now.saturating_add(outlook.send_within_saving(saving))
         });
     }

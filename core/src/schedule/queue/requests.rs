@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     request::{LaneId, RequestId},
-    schedule::company::Habit,
+    schedule::company::ArrivalModel,
     time::Timestamp,
 };
 
@@ -24,8 +24,8 @@ impl Queue {
             return;
         }
         let sequence = entry.request.sequence();
-        self.habits
-            .get_or_insert_with(group_key(&entry.request, self.has_multicall), Habit::default)
+        self.arrivals
+            .get_or_insert_with(group_key(&entry.request, self.has_multicall), ArrivalModel::default)
             .arrived(entry.accepted_at);
         self.entries.insert(id, Box::new(entry));
         self.enter(id, sequence);

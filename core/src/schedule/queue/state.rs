@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     request::{LaneId, RequestId, VerifiedRequest, vehicle::VehicleKey},
-    schedule::{company::Habit, pace::DueCounts, targets::TargetRecords},
+    schedule::{company::ArrivalModel, pace::DueCounts, targets::TargetRecords},
     table::Table,
     time::Timestamp,
 };
@@ -93,7 +93,7 @@ pub struct Queue {
     /// Signers with requests behind a missing nonce.
     pub(super) gapped: BTreeSet<Signer>,
     pub(super) groups: Table<VehicleKey, Group>,
-    pub(super) habits: Table<VehicleKey, Habit>,
+    pub(super) arrivals: Table<VehicleKey, ArrivalModel>,
     pub(super) places: HashMap<Head, Place>,
     /// Heads whose ceiling is below the base fee, by ceiling.
     pub(super) asleep: BTreeSet<(u128, Head)>,

@@ -228,7 +228,8 @@ impl Owner {
         let used = (0..4).map(|place| Some(100_000 + place)).collect();
         let words = vec![Word::Executes; 4];
         let (ahead, data_quote) = (Ahead::new(), DataQuote::default());
-        let candidate = Candidate { selection, members, payload, ahead, data_quote, foreseen: None, used: Vec::new() };
+        let candidate =
+            Candidate { selection, members, payload, ahead, data_quote, forecast_ref: None, used: Vec::new() };
         let simulation = Simulation { words, used, ..Simulation::default() };
         let candidate = Box::new(candidate);
         self.service.on_done(Done::Input(Input::Simulated { lane: 0, candidate, simulation, data_quote }));

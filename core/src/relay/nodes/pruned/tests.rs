@@ -23,7 +23,7 @@ use crate::{
         },
         rpc::{RpcEndpoint, RpcPool, RpcReply, RpcTransport},
     },
-    sender::{Stranger, Taken, tuning::ChainTuning},
+    sender::{ForeignTransaction, Taken, tuning::ChainTuning},
 };
 
 const SENDER: Address = Address::repeat_byte(0x5e);
@@ -167,7 +167,7 @@ async fn what_a_stranger_took_is_what_a_majority_tells() {
         let Spender::Known { hash, block, value_wei } = find(&pool, SENDER, NONCE, LAST, &scans, 2_000).await else {
             panic!("it is known who used it");
         };
-        let Stranger { hash, taken, .. } = look(&pool, hash, block, value_wei, LAST).await;
+        let ForeignTransaction { hash, taken, .. } = look(&pool, hash, block, value_wei, LAST).await;
         assert_eq!(hash, OURS);
         taken
     };

@@ -52,12 +52,12 @@ struct Scene {
 }
 
 /// Content of a write.
-struct Told {
+struct Written {
     changes: Vec<RequestChange>,
     bill: Option<Box<Bill>>,
 }
 
-impl Told {
+impl Written {
     fn of(&self, id: RequestId) -> Option<&RequestChange> {
         self.changes.iter().find(|change| change.id == id)
     }
@@ -179,7 +179,7 @@ impl Scene {
     }
 
     /// Delivers a majority's confirmation of the first transaction, with these users' nonces unused.
-    fn shown(&mut self, unused: &[usize]) -> Option<Told> {
+    fn shown(&mut self, unused: &[usize]) -> Option<Written> {
         let user = |user: &usize| {
             let (forwarder, signer, nonce) = self.all[*user].sequence().unwrap();
             ((forwarder, signer), nonce)
@@ -189,7 +189,7 @@ impl Scene {
         self.shown_in(block_hash, unused)
     }
 
-    fn shown_in(&mut self, block_hash: B256, unused: Vec<((Address, Address), u64)>) -> Option<Told> {
+    fn shown_in(&mut self, block_hash: B256, unused: Vec<((Address, Address), u64)>) -> Option<Written> {
         self.service.act(|sender| {
             sender.on_left_out(clock::now(), &LeftOut { lane: 0, nonce: 0, block_hash, is_shown: true, unused })
         });
@@ -209,7 +209,7 @@ impl Scene {
     }
 
     /// Settles a nonce, used by `receipt` or by a foreign transaction. No user's nonce is used.
-    fn settled(&mut self, nonce: u64, receipt: Option<TxReceipt>) -> Told {
+    fn settled(&mut self, nonce: u64, receipt: Option<TxReceipt>) -> Written {
         let flight = self.service.sender.lanes[0].flights.remove(&nonce).unwrap();
         let earlier = (!flight.earlier.is_empty()).then_some(0);
         let kind = receipt.as_ref().map(|_| AttemptKind::Payload);
@@ -226,12 +226,12 @@ impl Scene {
     }
 
     /// The next write, made durable.
-    fn told(&mut self) -> Option<Told> {
+    fn told(&mut self) -> Option<Written> {
         let entry = self.journal.try_recv().ok()?;
         let _ = entry.done.send(Vec::new());
         let mut writes = entry.writes.into_iter();
         let Some(Write::Batch { changes, bill, .. }) = writes.next() else { panic!("what a batch did") };
-        Some(Told { changes, bill })
+        Some(Written { changes, bill })
     }
 
     /// Requests ended without a transaction since the last call.
