@@ -125,6 +125,8 @@ async fn everything_at_once() -> Result<()> {
     stage.proxy().clear();
     stage.settle().await?;
     let truth = stage.check(&all).await?;
+    let others: Vec<_> = truth.summaries.values().filter(|summary| summary.status != "finalized").collect();
+    assert!(others.is_empty(), "{others:?}");
     assert_eq!(truth.count("finalized", None), all.len() + ids.len());
     for i in 0..ids.len() {
         assert_eq!(stage.marked(tag("chaos", i)).await?, 1, "call {i}");
