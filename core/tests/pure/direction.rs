@@ -1,6 +1,11 @@
 //! Allowed dependencies between rooms: a lower room never uses a higher one.
 
-use std::{collections::BTreeSet, fs, path::Path, process::Command};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    process::Command,
+};
 
 /// Each room with the rooms it may use. `time` and `table` are open to all.
 const ROOMS: &[(&str, &[&str])] = &[
@@ -101,40 +106,89 @@ fn code(text: &str) -> String {
     text.lines().map(|line| line.split("//").next().unwrap_or("")).collect::<Vec<_>>().join("\n")
 }
 
-/// First path segments after `crate::`, groups included: `crate::{chain::Fees, time}` names `chain` and `time`.
-fn named(code: &str) -> BTreeSet<String> {
-    let word = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
-    let mut names = BTreeSet::new();
-    for (at, _) in code.match_indices("crate::") {
-        let before = code[..at].chars().next_back();
-        if before.is_some_and(|c| c.is_alphanumeric() || c == '_') {
-            continue;
-        }
-        let rest = code[at + "crate::".len()..].trim_start();
-        let Some(group) = rest.strip_prefix('{') else {
-            names.insert(word(rest));
-            continue;
+/// Words and punctuation; `::` is one token.
+fn tokens(mut code: &str) -> Vec<&str> {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    let mut tokens = Vec::new();
+    while let Some(first) = code.trim_start().chars().next() {
+        code = code.trim_start();
+        let length = match code.starts_with("::") {
+            true => 2,
+            false if is_word(first) => code.find(|c| !is_word(c)).unwrap_or(code.len()),
+            false => first.len_utf8(),
         };
-        let (mut depth, mut is_start) = (0, true);
-        for (index, c) in group.char_indices() {
-            match c {
-                '{' => depth += 1,
-                '}' if depth == 0 => break,
-                '}' => depth -= 1,
-                ',' if depth == 0 => {
-                    is_start = true;
-                    continue;
-                }
-                c if c.is_whitespace() => continue,
-                _ if is_start && depth == 0 => {
-                    names.insert(word(&group[index..]));
-                }
-                _ => {}
+        tokens.push(&code[..length]);
+        code = &code[length..];
+    }
+    tokens
+}
+
+/// A path as written, with the name that it gets in scope.
+type Named<'a> = (Vec<&'a str>, &'a str);
+
+/// Adds the paths of the tree at the start of `tokens`, all below `path`; returns the other tokens.
+fn tree<'a, 't>(mut tokens: &'t [&'a str], mut path: Vec<&'a str>, found: &mut Vec<Named<'a>>) -> &'t [&'a str] {
+    while let [first, rest @ ..] = tokens {
+        tokens = rest;
+        if *first == "{" {
+            while !matches!(tokens, ["}", ..] | []) {
+                tokens = tree(tokens, path.clone(), found);
+                tokens = tokens.strip_prefix(&[","]).unwrap_or(tokens);
             }
-            is_start = false;
+            return tokens.get(1..).unwrap_or(&[]);
+        }
+        path.push(first);
+        match tokens {
+            ["::", rest @ ..] => tokens = rest,
+            ["as", name, rest @ ..] => {
+                found.push((path, name));
+                return rest;
+            }
+            _ => {
+                found.push((path, first));
+                return tokens;
+            }
         }
     }
+    tokens
+}
+
+/// Paths and words of a file's code.
+#[derive(Default)]
+struct Names<'a> {
+    /// Paths of private `use` items.
+    used: Vec<Named<'a>>,
+    /// Paths of `use` items that export.
+    exported: Vec<Named<'a>>,
+    /// Other paths from `crate` or `super`.
+    inline: Vec<Named<'a>>,
+    /// Words outside `use` items.
+    words: BTreeSet<&'a str>,
+}
+
+fn names<'a>(tokens: &[&'a str]) -> Names<'a> {
+    let (mut names, mut rest, mut before) = (Names::default(), tokens, "");
+    while let [first, after @ ..] = rest {
+        rest = match *first {
+            "use" if matches!(before, "pub" | ")") => tree(after, Vec::new(), &mut names.exported),
+            "use" => tree(after, Vec::new(), &mut names.used),
+            "crate" | "super" if matches!(after, ["::", ..]) => tree(rest, Vec::new(), &mut names.inline),
+            word => {
+                names.words.insert(word);
+                after
+            }
+        };
+        before = first;
+    }
     names
+}
+
+/// First path segments after `crate::`, groups included: `crate::{chain::Fees, time}` names `chain` and `time`.
+fn named(code: &str) -> BTreeSet<String> {
+    let tokens = tokens(code);
+    let Names { used, exported, inline, .. } = names(&tokens);
+    let paths = used.into_iter().chain(exported).chain(inline).map(|(path, _)| path);
+    paths.filter(|path| path[0] == "crate").filter_map(|path| path.get(1).map(ToString::to_string)).collect()
 }
 
 fn room_sources(room: &str) -> Vec<(String, String)> {
@@ -153,9 +207,9 @@ fn room_sources(room: &str) -> Vec<(String, String)> {
 
 #[test]
 fn the_reader_sees_groups() {
-    let names =
+    let found =
         named("use crate::{\n    chain::{Fees, x},\n    time::Timestamp, lane,\n};\nfn f() { crate::policy::g() }");
-    assert_eq!(names.into_iter().collect::<Vec<_>>(), ["chain", "lane", "policy", "time"]);
+    assert_eq!(found.into_iter().collect::<Vec<_>>(), ["chain", "lane", "policy", "time"]);
     assert!(named("my_crate::chain").is_empty() && named(&code("/// [`crate::lane`]")).is_empty());
 }
 
@@ -189,6 +243,86 @@ fn rooms_only_use_those_before_them() {
                 assert!(allowed.contains(&name.as_str()), "{path}: room `{room}` may not use `{name}`");
             }
         }
+    }
+}
+
+/// Rooms with larger circles.
+const TANGLED: &[&str] = &["client"];
+
+/// Most files of a circle.
+const CIRCLE: usize = 3;
+
+/// Names by module, one for each file without tests.
+type Files<'a> = BTreeMap<Vec<&'a str>, Names<'a>>;
+
+/// A path from the crate's root; `None` for paths into other crates.
+fn from_root<'a>(files: &Files<'_>, here: &[&'a str], path: &[&'a str]) -> Option<Vec<&'a str>> {
+    let ups = path.iter().take_while(|segment| **segment == "super").count();
+    let (base, path) = match path {
+        ["crate", path @ ..] => (&here[..0], path),
+        ["self", path @ ..] => (here, path),
+        _ => (&here[..here.len().saturating_sub(ups)], &path[ups..]),
+    };
+    let whole = [base, path].concat();
+    let is_ours = base.len() < here.len() || files.contains_key(&whole[..=base.len().min(whole.len() - 1)]);
+    is_ours.then_some(whole)
+}
+
+/// Module of the file that defines the item of a path from the root; exports are followed.
+fn definer<'a>(files: &Files<'a>, path: &[&'a str], depth: usize) -> Option<Vec<&'a str>> {
+    let at = (0..=path.len()).rev().find(|at| files.contains_key(&path[..*at]))?;
+    let exports = &files[&path[..at]].exported;
+    match exports.iter().find(|(_, name)| path.get(at) == Some(name)).filter(|_| depth < 8) {
+        Some((export, _)) => {
+            let export = from_root(files, &path[..at], export)?;
+            definer(files, &[&export, &path[at + 1..]].concat(), depth + 1)
+        }
+        None => Some(path[..at].to_vec()),
+    }
+}
+
+/// Modules that the file of module `here` needs. Exports that its code does not use are a table of contents.
+fn needs<'a>(files: &Files<'a>, here: &[&'a str]) -> BTreeSet<Vec<&'a str>> {
+    let Names { used, exported, inline, words } = &files[here];
+    let exported = exported.iter().filter(|(_, name)| words.contains(name));
+    let paths = used.iter().chain(inline).chain(exported);
+    let paths = paths.filter_map(|(path, _)| from_root(files, here, path)).filter(|path| !path.is_empty());
+    paths.filter_map(|path| definer(files, &path, 0)).filter(|needed| needed != here).collect()
+}
+
+/// Modules by module.
+type Graph<'a> = BTreeMap<Vec<&'a str>, BTreeSet<Vec<&'a str>>>;
+
+fn reachable<'a>(graph: &Graph<'a>, from: &[&'a str]) -> BTreeSet<Vec<&'a str>> {
+    let (mut seen, mut next) = (BTreeSet::new(), vec![from]);
+    while let Some(file) = next.pop() {
+        next.extend(graph[file].iter().filter(|needed| seen.insert((*needed).clone())).map(Vec::as_slice));
+    }
+    seen
+}
+
+#[test]
+fn no_large_circle_of_files() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    sources(&src, &mut found);
+    let code: Vec<(String, String)> = found
+        .into_iter()
+        .map(|(path, text)| {
+            let module = path.trim_start_matches(&*src.to_string_lossy()).trim_end_matches(".rs");
+            let module = module.trim_end_matches("/mod").trim_end_matches("/lib");
+            (module.to_owned(), code(text.split("\nmod tests {").next().unwrap_or("")))
+        })
+        .filter(|(module, _)| !module.ends_with("tests"))
+        .collect();
+    let files: Files<'_> =
+        code.iter().map(|(path, code)| (path.split('/').skip(1).collect(), names(&tokens(code)))).collect();
+    let graph: Graph<'_> = files.keys().map(|file| (file.clone(), needs(&files, file))).collect();
+    let reach: Graph<'_> = graph.keys().map(|file| (file.clone(), reachable(&graph, file))).collect();
+    for file in files.keys().filter(|file| !file.first().is_some_and(|room| TANGLED.contains(room))) {
+        let circle: Vec<String> =
+            reach[file].iter().filter(|other| reach[*other].contains(file)).map(|other| other.join("/")).collect();
+        assert!(circle.len() <= CIRCLE, "files that need each other: {circle:?}");
     }
 }
 
