@@ -37,7 +37,7 @@
 //!
 //! # Modules
 //! Pure, without clock, socket or randomness, also for `wasm32-unknown-unknown` (`--no-default-features`): [`chain`],
-//! [`request`], [`market`], [`forecast`], [`schedule`], [`policy`], [`lane`], [`provenance`], [`sim`],
+//! [`request`], [`market`], [`forecast`], [`schedule`], [`policy`], [`lane`], [`provenance`], [`backtest`],
 //! [`tuning`], [`wire`], [`client`]. With feature `client-http`: `client_http`. With feature `relay` (the default): `ledger` and
 //! `relay`, which do the work.
 
@@ -46,6 +46,7 @@ extern crate self as slackwater;
 
 pub use slackwater_contracts as contracts;
 
+pub mod backtest;
 pub mod chain;
 pub mod client;
 #[cfg(feature = "client-http")]
@@ -68,7 +69,6 @@ pub mod record;
 pub mod request;
 pub mod schedule;
 mod sender;
-pub mod sim;
 mod table;
 mod time;
 pub mod tuning;

@@ -40,7 +40,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "record",
         ],
     ),
-    ("sim", &["time", "chain", "request", "market", "forecast", "schedule", "policy", "lane", "provenance"]),
+    ("backtest", &["time", "chain", "request", "market", "forecast", "schedule", "policy", "lane", "provenance"]),
     ("wire", &["time", "chain", "request"]),
     ("client", &["time", "table", "chain", "request", "wire", "market", "schedule", "lane", "provenance", "tuning"]),
     ("client_http", &["time", "private", "client", "request"]),
@@ -84,7 +84,7 @@ const PURE: &[&str] = &[
     "provenance",
     "record",
     "sender",
-    "sim",
+    "backtest",
     "wire",
     "client",
 ];

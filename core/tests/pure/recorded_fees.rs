@@ -13,8 +13,8 @@ use std::{
 
 use flate2::read::MultiGzDecoder;
 use slackwater::{
+    backtest::{ForecastRun, HorizonKey, Horizons, Trace, score_forecasts},
     market::csv::{Cadence, CsvError, CsvOptions, FeeTable, parse},
-    sim::{ForecastRun, HorizonKey, Horizons, Trace, score_forecasts},
 };
 
 fn folder() -> Option<PathBuf> {

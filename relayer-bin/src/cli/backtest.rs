@@ -17,12 +17,12 @@ use std::{
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use slackwater::{
-    forecast::Prior,
-    schedule::timing::TimingPrior,
-    sim::{
+    backtest::{
         Deadlines, FileReport, ForecastRun, HorizonKey, Horizons, MAX_DEADLINES, SourceFault, TimingRun, Trace, pool,
         score_forecasts, score_timing,
     },
+    forecast::Prior,
+    schedule::timing::TimingPrior,
 };
 
 use super::{error::CliError, history};
@@ -203,8 +203,8 @@ enum Pass {
 
 /// Result of a pass.
 enum Outcome {
-    Forecasts(BTreeMap<HorizonKey, slackwater::sim::HorizonReport>, Vec<Fan>),
-    Timing(u32, BTreeMap<u64, slackwater::sim::DeadlineReport>),
+    Forecasts(BTreeMap<HorizonKey, slackwater::backtest::HorizonReport>, Vec<Fan>),
+    Timing(u32, BTreeMap<u64, slackwater::backtest::DeadlineReport>),
 }
 
 pub(super) async fn run(args: BacktestArgs) -> Result<(), CliError> {

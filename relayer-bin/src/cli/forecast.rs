@@ -7,10 +7,10 @@ use std::{io::IsTerminal as _, path::PathBuf, time::Duration};
 use clap::Args;
 use serde_json::{Map, Value, json};
 use slackwater::{
+    backtest::Trace,
     forecast::{Forecast, ForecastConfig, Forecaster, MAX_STEPS},
     market::{FeePoint, csv::Cadence},
     schedule::timing::{Timing, TimingConfig},
-    sim::Trace,
 };
 
 use super::{

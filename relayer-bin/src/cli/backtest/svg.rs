@@ -6,7 +6,7 @@
 
 use std::fmt::Write as _;
 
-use slackwater::sim::FileReport;
+use slackwater::backtest::FileReport;
 
 use super::{
     Tested,
