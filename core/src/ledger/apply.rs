@@ -1,4 +1,4 @@
-//! Decides the writes of one commit. Pure: the storage loads the affected rows ([`Needs`]) into a [`WorkingSet`],
+//! Decides the writes of one commit. Pure: the storage loads the affected rows ([`Needs`](super::needs::Needs)) into a [`WorkingSet`],
 //! [`WorkingSet::apply`] decides every write in order, and the storage writes the changed rows back in a few
 //! statements.
 //!
@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use alloy_primitives::{Address, B256, U256};
 
+use super::needs::{BudgetKey, HOUR_MS, Key, Sequence, budget_key, sequence_of};
 use crate::record::{
-    AcceptOutcome, AccountEntry, AttemptRecord, BatchRecord, BatchState, Bill, BudgetLimit, DecisionRow, EventRecord,
-    NewRequest, PlannedBatch, Reach, RequestChange, RequestRecord, Write, WriteOutcome,
+    AcceptOutcome, AccountEntry, AttemptRecord, BatchRecord, BatchState, Bill, DecisionRow, EventRecord, NewRequest,
+    PlannedBatch, Reach, RequestChange, RequestRecord, Write, WriteOutcome,
 };
 use crate::{
     protection::Protection,
@@ -22,21 +23,9 @@ use crate::{
 
 /// Longest idempotency key, bytes.
 const MAX_KEY_BYTES: usize = 255;
-/// Width of the buckets of `spent`, milliseconds.
-pub(super) const HOUR_MS: u64 = 3_600_000;
 
 /// Positions reserved for the members of one content of a batch; the newest content has the highest.
 pub(super) const MEMBERS_OF_CONTENT: u64 = 1 << 20;
-
-/// (tenant, idempotency key).
-pub(super) type Key = (String, String);
-/// (chain, forwarder, signer, nonce).
-pub(super) type Sequence = (u64, Address, Address, u64);
-/// (hour since the epoch, tenant, chain).
-pub(super) type SpentKey = (u64, String, u64);
-
-/// (tenant, chain, first hour of the period).
-pub(super) type BudgetKey = (String, u64, u64);
 
 /// The highest numbers assigned.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -47,93 +36,6 @@ pub(super) struct Cursor {
     pub(super) decision: u64,
     /// Hash of the newest decision; zero without any.
     pub(super) decision_hash: B256,
-}
-
-/// Rows to be loaded before a commit's writes can be decided.
-#[derive(Debug, Default)]
-pub(super) struct Needs {
-    /// Requests to be changed.
-    pub(super) requests: Vec<RequestId>,
-    /// Requests to be cancelled, whose batches that are not final are needed.
-    pub(super) cancelled: Vec<RequestId>,
-    /// Requests that may be returned as a whole, so that their payload is needed too.
-    pub(super) answers: Vec<RequestId>,
-    pub(super) keys: Vec<Key>,
-    pub(super) sequences: Vec<Sequence>,
-    pub(super) lanes: Vec<LaneId>,
-    pub(super) batches: Vec<BatchId>,
-    pub(super) attempts: Vec<B256>,
-    /// Chains whose lanes are written under a lease.
-    pub(super) fences: Vec<u64>,
-    pub(super) budgets: Vec<BudgetKey>,
-}
-
-impl Needs {
-    pub(super) fn of(writes: &[Write]) -> Self {
-        let mut needs = Self::default();
-        for write in writes {
-            let write = match write {
-                Write::Fenced(fence, write) => {
-                    if !needs.fences.contains(&fence.chain_id) {
-                        needs.fences.push(fence.chain_id);
-                    }
-                    write
-                }
-                write => write,
-            };
-            match write {
-                Write::Accept(new) => {
-                    if let Some(budget) = &new.budget {
-                        let key = budget_key(new, budget);
-                        if !needs.budgets.contains(&key) {
-                            needs.budgets.push(key);
-                        }
-                    }
-                    needs.answers.push(new.id);
-                    if let Some(key) = &new.idempotency {
-                        needs.keys.push((new.tenant.clone(), key.key.clone()));
-                    }
-                    needs.sequences.extend(sequence_of(new.chain_id, new.sequence));
-                }
-                Write::Plan(plan) => {
-                    needs.requests.extend(plan.members.iter().map(|member| member.id));
-                    needs.requests.extend_from_slice(&plan.left);
-                    needs.lanes.push(plan.batch.id.lane);
-                    needs.batches.push(plan.batch.id);
-                    needs.attempts.push(plan.attempt.hash);
-                }
-                Write::Attempt(attempt) => {
-                    needs.batches.push(attempt.batch);
-                    needs.attempts.push(attempt.hash);
-                }
-                Write::Batch { id, changes, .. } => {
-                    needs.batches.push(*id);
-                    needs.requests.extend(changes.iter().map(|change| change.id));
-                }
-                Write::Late { requests, .. } => needs.requests.extend_from_slice(requests),
-                Write::Requests { changes, .. } => {
-                    needs.requests.extend(changes.iter().map(|change| change.id));
-                    let cancelled = changes.iter().filter(|change| change.to == Status::Cancelled);
-                    needs.cancelled.extend(cancelled.map(|change| change.id));
-                }
-                Write::Decision(_)
-                | Write::Decide { .. }
-                | Write::Targets { .. }
-                | Write::Meta { .. }
-                | Write::Summary { .. }
-                | Write::Fenced(..) => {}
-            }
-        }
-        needs
-    }
-}
-
-fn budget_key(new: &NewRequest, budget: &BudgetLimit) -> BudgetKey {
-    (new.tenant.clone(), new.chain_id, budget.since.0 / HOUR_MS)
-}
-
-fn sequence_of(chain_id: u64, sequence: Option<(Address, Address, u64)>) -> Option<Sequence> {
-    sequence.map(|(forwarder, signer, nonce)| (chain_id, forwarder, signer, nonce))
 }
 
 /// True while a request reserves its (forwarder, signer, nonce): it is live, or was executed.
@@ -263,6 +165,11 @@ impl WorkingSet {
 
     pub(super) fn load_key(&mut self, key: Key, body_hash: B256, request: RequestId) {
         self.keys.insert(key, (body_hash, request));
+    }
+
+    /// Requests of loaded keys that are not loaded themselves.
+    pub(super) fn missing_answers(&self) -> Vec<RequestId> {
+        self.keys.values().map(|(_, request)| *request).filter(|request| !self.holds_request(*request)).collect()
     }
 
     pub(super) fn load_holder(&mut self, sequence: Sequence, request: RequestId) {
@@ -830,50 +737,6 @@ impl WorkingSet {
         };
         let Entry { seq, at_ms, prev, hash, body } = Entry::append(&head, at_ms, decision);
         self.decision(DecisionRow { seq, at_ms, prev, hash, body })
-    }
-
-    /// Changes of the request counters by (chain, status).
-    pub(super) fn count_changes(&self) -> HashMap<(u64, Status), i64> {
-        let mut changes = HashMap::new();
-        for RequestEntry { record, stored, is_replaced, .. } in &self.requests {
-            let before = stored.map(|stored| stored.status);
-            if let Some(before) = before.filter(|_| *is_replaced) {
-                *changes.entry((record.chain_id, before)).or_default() -= 1;
-            } else if before != Some(record.status) {
-                *changes.entry((record.chain_id, record.status)).or_default() += 1;
-                if let Some(before) = before {
-                    *changes.entry((record.chain_id, before)).or_default() -= 1;
-                }
-            }
-        }
-        changes.retain(|_, change| *change != 0);
-        changes
-    }
-
-    /// Changes of the sums of (reserved, spent) wei. Modulo 2²⁵⁶, so that additions and subtractions always cancel out;
-    /// real amounts of wei stay far below.
-    pub(super) fn spent_changes(&self) -> HashMap<SpentKey, (U256, U256)> {
-        let mut changes: HashMap<SpentKey, (U256, U256)> = HashMap::new();
-        for RequestEntry { record, stored, .. } in &self.requests {
-            let share = |status: Status, cost: Option<U256>| match status.is_terminal() {
-                true => (U256::ZERO, record.counted_of(cost)),
-                false => (record.reserved_wei, U256::ZERO),
-            };
-            let before = stored.map_or((U256::ZERO, U256::ZERO), |stored| share(stored.status, stored.cost_wei));
-            let after = share(record.status, record.cost_wei);
-            if before != after {
-                let key = (record.accepted_at.0 / HOUR_MS, record.tenant.clone(), record.chain_id);
-                let sums = changes.entry(key).or_default();
-                sums.0 = sums.0.wrapping_add(after.0).wrapping_sub(before.0);
-                sums.1 = sums.1.wrapping_add(after.1).wrapping_sub(before.1);
-            }
-        }
-        for NewAccount { chain_id, at, entry, .. } in &self.new_accounts {
-            let Some(tenant) = &entry.tenant else { continue };
-            let sums = changes.entry((at.0 / HOUR_MS, tenant.clone(), *chain_id)).or_default();
-            sums.1 = sums.1.wrapping_add(entry.wei);
-        }
-        changes
     }
 }
 

@@ -16,9 +16,8 @@ use super::{
     AccountRow, AttemptRecord, BatchMember, BatchRecord, CostRow, DecisionRow, Durable, EndedByKey, EventFilter,
     EventRecord, KeyUse, Ledger, LedgerError, MarginRow, OpenByKey, RequestFilter, RequestRecord, SpentRow, Write,
     WriteOutcome,
-    apply::{
-        Cursor, HOUR_MS, Key, MEMBERS_OF_CONTENT, Needs, NewAccount, NewMember, Sequence, WorkingSet, holds_nonce,
-    },
+    apply::{Cursor, MEMBERS_OF_CONTENT, NewAccount, NewMember, WorkingSet, holds_nonce},
+    needs::{HOUR_MS, Key, Needs, Sequence},
     rows::Margins,
 };
 use crate::{

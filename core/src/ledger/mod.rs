@@ -9,12 +9,16 @@
 
 mod apply;
 mod backup;
+mod bind;
+mod changes;
 mod group;
 mod health;
 mod lease;
+mod load;
 #[cfg(feature = "simulation")]
 mod memory;
 mod migrations;
+mod needs;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod rows;

@@ -22,8 +22,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Durable, FaultKind, Health, Leases, LedgerError, StorageFault, Write, WriteOutcome,
-    apply::{Cursor, Needs},
+    apply::Cursor,
     migrations,
+    needs::Needs,
     rows::{Cells, storage_error},
     sql::{Query, SqlStore, impl_sql},
 };

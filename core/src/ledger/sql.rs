@@ -9,7 +9,7 @@ use super::{
     AccountRow, AttemptRecord, BatchMember, BatchRecord, CostRow, DecisionRow, Durable, EndedByKey, EventFilter,
     EventRecord, Health, KeyUse, Leases, Ledger, LedgerError, MarginRow, RequestFilter, RequestRecord, SpentRow, Write,
     WriteOutcome,
-    apply::HOUR_MS,
+    needs::HOUR_MS,
     rows::{
         Cells, Row, batch_columns, counted_wei, padded_wei, payload_columns, request_columns, sum_accounts,
         sum_margins, sum_spent, wei_sums,

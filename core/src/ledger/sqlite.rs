@@ -14,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Durable, FaultKind, Health, LedgerError, StorageFault, Write, WriteOutcome,
-    apply::{Cursor, Needs},
+    apply::Cursor,
     migrations,
+    needs::Needs,
     rows::storage_error,
     sql::{Query, SqlStore, impl_sql},
 };

@@ -8,7 +8,7 @@ use sqlx::{
     postgres::{PgArguments, PgRow},
 };
 
-use crate::ledger::rows::Bind;
+use crate::ledger::bind::Bind;
 
 /// A statement with a list of rows in the middle.
 pub(super) struct Rows {

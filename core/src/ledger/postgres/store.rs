@@ -2,20 +2,20 @@
 
 use std::collections::HashMap;
 
-use alloy_primitives::U256;
-use sqlx::{PgConnection, postgres::PgRow};
+use sqlx::PgConnection;
 
 use super::sql::Rows;
-use crate::{
-    ledger::{
-        LedgerError,
-        apply::{BatchEntry, Cursor, Needs, RequestEntry, SpentKey, WorkingSet, holds_nonce},
-        rows::{
-            Bind, Cells, batch_columns, bind_account, bind_attempt, bind_batch, bind_batch_change, bind_change,
-            bind_decision, bind_event, bind_request, bind_target, payload_columns, request_columns,
-        },
+use crate::ledger::{
+    LedgerError,
+    apply::{Cursor, WorkingSet},
+    bind::{
+        Bind as _, bind_account, bind_attempt, bind_batch, bind_batch_change, bind_batch_id, bind_budget, bind_change,
+        bind_count, bind_decision, bind_event, bind_id, bind_key, bind_lane, bind_member, bind_meta, bind_new_key,
+        bind_payload, bind_request, bind_sequence, bind_spent, bind_spent_key, bind_target, bind_target_key,
     },
-    request::LaneId,
+    load::{Table, read_spent},
+    needs::Needs,
+    rows::{Cells, batch_columns, payload_columns, request_columns},
 };
 
 static KEYS: Rows = Rows::new(
@@ -218,213 +218,46 @@ pub(super) async fn load(
         let mut cells = Cells::of("lease", &row);
         set.load_fence(cells.u64()?, cells.u64()?);
     }
-    read_answers(&mut set, &ANSWERS.run(connection, &needs.answers, |args, id| args.bytes(id.0.as_slice())).await?)?;
-    let keys = KEYS.run(connection, &needs.keys, |args, (tenant, key)| {
-        args.str(tenant.as_str());
-        args.str(key.as_str());
-    });
-    let mut more = Vec::new();
-    for row in keys.await? {
-        let mut cells = Cells::of("idempotency key", &row);
-        let key = (cells.text()?, cells.text()?);
-        let body_hash = cells.fixed()?;
-        let request = cells.request_id()?;
-        set.load_key(key, body_hash, request);
-        if !set.holds_request(request) {
-            more.push(request);
-        }
-    }
-    read_answers(&mut set, &ANSWERS.run(connection, more, |args, id| args.bytes(id.0.as_slice())).await?)?;
-    for row in REQUESTS.run(connection, &needs.requests, |args, id| args.bytes(id.0.as_slice())).await? {
-        let (record, events) = Cells::of("request", &row).request()?;
-        if !set.holds_request(record.id) {
-            set.load_request(record, events);
-        }
-    }
-    for row in BOUND.run(connection, &needs.cancelled, |args, id| args.bytes(id.0.as_slice())).await? {
-        let mut cells = Cells::of("batch of a request", &row);
-        set.load_bound(cells.request_id()?, cells.batch_id()?);
-    }
-    let holders = HOLDERS.run(connection, &needs.sequences, |args, (chain_id, forwarder, signer, nonce)| {
-        args.u64(*chain_id);
-        args.bytes(forwarder.as_slice());
-        args.bytes(signer.as_slice());
-        args.u64(*nonce);
-    });
-    for row in holders.await? {
-        let mut cells = Cells::of("sequence of a request", &row);
-        let sequence = (cells.u64()?, cells.fixed()?, cells.fixed()?, cells.u64()?);
-        set.load_holder(sequence, cells.request_id()?);
-    }
-    load_lanes(connection, needs, &mut set).await?;
-    let budgets = BUDGETS.run(connection, &needs.budgets, |args, (tenant, chain_id, hour)| {
-        args.str(tenant.as_str());
-        args.u64(*chain_id);
-        args.u64(*hour);
-    });
-    for row in budgets.await? {
-        let mut cells = Cells::of("sum of spendings", &row);
-        let key = (cells.text()?, cells.u64()?, cells.u64()?);
-        let (reserved, spent) = (cells.decimal::<U256>()?, cells.decimal()?);
-        set.load_budget(key, reserved.saturating_add(spent));
-    }
+    set.read(Table::Answers, &ANSWERS.run(connection, &needs.answers, bind_id).await?)?;
+    set.read(Table::Keys, &KEYS.run(connection, &needs.keys, bind_key).await?)?;
+    set.read(Table::Answers, &ANSWERS.run(connection, &set.missing_answers(), bind_id).await?)?;
+    set.read(Table::Requests, &REQUESTS.run(connection, &needs.requests, bind_id).await?)?;
+    set.read(Table::Bound, &BOUND.run(connection, &needs.cancelled, bind_id).await?)?;
+    set.read(Table::Holders, &HOLDERS.run(connection, &needs.sequences, bind_sequence).await?)?;
+    set.read(Table::Lanes, &LANES.run(connection, &needs.lanes, bind_lane).await?)?;
+    set.read(Table::Batches, &BATCHES.run(connection, &needs.batches, bind_batch_id).await?)?;
+    let attempts = ATTEMPTS.run(connection, &needs.attempts, |args, hash| args.bytes(hash.as_slice()));
+    set.read(Table::Attempts, &attempts.await?)?;
+    set.read(Table::Budgets, &BUDGETS.run(connection, &needs.budgets, bind_budget).await?)?;
     Ok(set)
-}
-
-async fn load_lanes(connection: &mut PgConnection, needs: &Needs, set: &mut WorkingSet) -> Result<(), StoreError> {
-    let lanes = LANES.run(connection, &needs.lanes, |args, lane| {
-        args.u64(lane.chain_id);
-        args.bytes(lane.sender.as_slice());
-    });
-    for row in lanes.await? {
-        let mut cells = Cells::of("lane", &row);
-        let lane = LaneId { chain_id: cells.u64()?, sender: cells.fixed()? };
-        if let Some(nonce) = cells.optional_u64()? {
-            set.load_highest_nonce(lane, nonce);
-        }
-    }
-    let batches = BATCHES.run(connection, &needs.batches, |args, id| {
-        args.u64(id.lane.chain_id);
-        args.bytes(id.lane.sender.as_slice());
-        args.u64(id.nonce);
-    });
-    for row in batches.await? {
-        let mut cells = Cells::of("batch", &row);
-        let (seq, record) = cells.batch()?;
-        if !set.holds_batch(record.id) {
-            set.load_batch(record, seq, cells.u32()?);
-        }
-    }
-    for row in ATTEMPTS.run(connection, &needs.attempts, |args, hash| args.bytes(hash.as_slice())).await? {
-        let mut cells = Cells::of("attempt", &row);
-        let hash = cells.fixed()?;
-        set.load_attempt(hash, cells.batch_id()?);
-    }
-    Ok(())
-}
-
-fn read_answers(set: &mut WorkingSet, rows: &[PgRow]) -> Result<(), LedgerError> {
-    for row in rows {
-        let mut cells = Cells::of("request", row);
-        let (mut record, events) = cells.request()?;
-        cells.payload(&mut record)?;
-        if !set.holds_request(record.id) {
-            set.load_request(record, events);
-        }
-    }
-    Ok(())
 }
 
 /// Writes back the changes. Changes precede new requests, so that a sequence is released before it is taken.
 pub(super) async fn store(connection: &mut PgConnection, mut set: WorkingSet) -> Result<(), StoreError> {
-    let (new, known): (Vec<_>, Vec<_>) = std::mem::take(&mut set.batches).into_iter().partition(|batch| batch.is_new);
-    INSERT_BATCHES.run(connection, new, bind_batch).await?;
-    let changed = known.iter().filter(|batch: &&BatchEntry| batch.changed);
-    UPDATE_BATCHES.run(connection, changed, bind_batch_change).await?;
-    let counts = set.count_changes();
-    let counts = ADD_COUNTS.run(connection, counts, |args, ((chain_id, status), change)| {
-        args.u64(chain_id);
-        args.int(Some(status as i64));
-        args.int(Some(change));
-    });
-    counts.await?;
-    store_spent(connection, set.spent_changes()).await?;
-    store_requests(connection, std::mem::take(&mut set.requests)).await?;
-    let members = INSERT_MEMBERS.run(connection, set.new_members, |args, new| {
-        args.u64(new.batch);
-        args.u64(new.position);
-        args.u64(new.request);
-        args.optional_u64(new.own_gas);
-    });
-    members.await?;
-    let attempts = set.new_attempts;
-    INSERT_ATTEMPTS.run(connection, attempts, |args, (batch, attempt)| bind_attempt(args, batch, attempt)).await?;
-    let keys = INSERT_KEYS.run(connection, set.new_keys, |args, new| {
-        let (tenant, key) = new.key;
-        args.str(tenant);
-        args.str(key);
-        args.bytes(new.body_hash.as_slice());
-        args.u64(new.request_seq);
-    });
-    keys.await?;
-    INSERT_EVENTS.run(connection, set.new_events, |args, (request, event)| bind_event(args, request, event)).await?;
+    let (spent, counts) = (set.spent_changes(), set.count_changes());
+    let ((new_batches, batches), requests) = (set.batch_changes(), set.request_changes());
+    let (gone, shown) = set.target_changes();
+    INSERT_BATCHES.run(connection, new_batches, bind_batch).await?;
+    UPDATE_BATCHES.run(connection, batches, bind_batch_change).await?;
+    ADD_COUNTS.run(connection, counts, bind_count).await?;
+    let mut sums = HashMap::new();
+    read_spent(&mut sums, &SPENT.run(connection, spent.keys(), bind_spent_key).await?)?;
+    SET_SPENT.run(connection, spent, |args, change| bind_spent(args, &mut sums, change)).await?;
+    REMOVE_REQUESTS.run(connection, &requests.replaced, |args, seq| args.u64(*seq)).await?;
+    REMOVE_PAYLOADS.run(connection, &requests.replaced, |args, seq| args.u64(*seq)).await?;
+    MOVE_REQUESTS.run(connection, requests.moved, bind_change).await?;
+    END_REQUESTS.run(connection, requests.ended, bind_change).await?;
+    RELEASE_REQUESTS.run(connection, requests.released, bind_change).await?;
+    INSERT_REQUESTS.run(connection, requests.new, bind_request).await?;
+    INSERT_PAYLOADS.run(connection, requests.payloads, bind_payload).await?;
+    INSERT_MEMBERS.run(connection, set.new_members, bind_member).await?;
+    INSERT_ATTEMPTS.run(connection, set.new_attempts, bind_attempt).await?;
+    INSERT_KEYS.run(connection, set.new_keys, bind_new_key).await?;
+    INSERT_EVENTS.run(connection, set.new_events, bind_event).await?;
     INSERT_DECISIONS.run(connection, set.new_decisions, bind_decision).await?;
     INSERT_ACCOUNTS.run(connection, set.new_accounts, bind_account).await?;
-    let (gone, shown): (Vec<_>, Vec<_>) = set
-        .new_targets
-        .into_iter()
-        .map(|((chain_id, _), record)| (chain_id, record))
-        .partition(|(_, record)| record.is_empty());
-    let gone = FORGET_TARGETS.run(connection, gone, |args, (chain_id, record)| {
-        args.u64(chain_id);
-        args.bytes(record.target.as_slice());
-    });
-    gone.await?;
+    FORGET_TARGETS.run(connection, gone, bind_target_key).await?;
     SET_TARGETS.run(connection, shown, bind_target).await?;
-    let meta = SET_META.run(connection, set.new_meta, |args, (key, value)| {
-        args.str(key);
-        args.str(value);
-    });
-    meta.await?;
-    Ok(())
-}
-
-async fn store_requests(connection: &mut PgConnection, entries: Vec<RequestEntry>) -> Result<(), StoreError> {
-    let (mut new, mut moved, mut ended, mut released) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let replaced = entries.iter().filter(|entry| entry.is_replaced).map(|entry| entry.record.seq);
-    let replaced: Vec<u64> = replaced.collect();
-    for statement in [&REMOVE_REQUESTS, &REMOVE_PAYLOADS] {
-        statement.run(connection, &replaced, |args, seq| args.u64(*seq)).await?;
-    }
-    for entry in entries.into_iter().filter(|entry| entry.changed) {
-        match entry.stored {
-            None => new.push(entry),
-            Some(_) if !entry.record.status.is_terminal() => moved.push(entry),
-            Some(_) if holds_nonce(entry.record.status) => ended.push(entry),
-            Some(_) => released.push(entry),
-        }
-    }
-    for (statement, entries) in [(&MOVE_REQUESTS, moved), (&END_REQUESTS, ended), (&RELEASE_REQUESTS, released)] {
-        statement.run(connection, &entries, bind_change).await?;
-    }
-    let inserted = INSERT_REQUESTS.run(connection, &new, |args, entry| {
-        bind_request(args, entry, holds_nonce(entry.record.status));
-    });
-    inserted.await?;
-    let payloads = INSERT_PAYLOADS.run(connection, new, |args, RequestEntry { record, .. }| {
-        args.u64(record.seq);
-        args.bytes(record.payload);
-        args.bytes(record.promise_signature);
-        args.str(record.quote);
-    });
-    payloads.await?;
-    Ok(())
-}
-
-async fn store_spent(
-    connection: &mut PgConnection,
-    changes: HashMap<SpentKey, (U256, U256)>,
-) -> Result<(), StoreError> {
-    let mut sums: HashMap<SpentKey, (U256, U256)> = HashMap::new();
-    let known = SPENT.run(connection, changes.keys(), |args, (hour, tenant, chain_id)| {
-        args.u64(*hour);
-        args.str(tenant.as_str());
-        args.u64(*chain_id);
-    });
-    for row in known.await? {
-        let mut cells = Cells::of("sum of spendings", &row);
-        let key = (cells.u64()?, cells.text()?, cells.u64()?);
-        sums.insert(key, (cells.decimal()?, cells.decimal()?));
-    }
-    let set = SET_SPENT.run(connection, changes, |args, (key, (reserved, spent))| {
-        let before = sums.get(&key).copied().unwrap_or_default();
-        let (hour, tenant, chain_id) = key;
-        args.u64(hour);
-        args.str(tenant);
-        args.u64(chain_id);
-        args.decimal(before.0.wrapping_add(reserved));
-        args.decimal(before.1.wrapping_add(spent));
-    });
-    set.await?;
+    SET_META.run(connection, set.new_meta, bind_meta).await?;
     Ok(())
 }

@@ -15,7 +15,7 @@ use sqlx::{
     sqlite::{SqliteArguments, SqliteRow},
 };
 
-use crate::ledger::rows::Bind;
+use crate::ledger::bind::Bind;
 
 /// 2⁸ rows of up to 30 values stay below SQLite's limit of 32 766 parameters of a statement.
 const MAX_POWER: usize = 8;

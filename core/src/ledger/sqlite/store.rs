@@ -3,19 +3,20 @@
 use std::collections::HashMap;
 
 use alloy_primitives::U256;
-use sqlx::{Executor, SqliteConnection, sqlite::SqliteRow};
+use sqlx::{Executor, SqliteConnection};
 
 use super::sql::{Found, Rows, Script};
-use crate::{
-    ledger::{
-        LedgerError,
-        apply::{BatchEntry, Cursor, Needs, RequestEntry, SpentKey, WorkingSet, holds_nonce},
-        rows::{
-            Bind, Cells, batch_columns, bind_account, bind_attempt, bind_batch, bind_batch_change, bind_change,
-            bind_decision, bind_event, bind_request, bind_target, payload_columns, request_columns, storage_error,
-        },
+use crate::ledger::{
+    LedgerError,
+    apply::{Cursor, WorkingSet},
+    bind::{
+        Bind as _, bind_account, bind_attempt, bind_batch, bind_batch_change, bind_batch_id, bind_budget, bind_change,
+        bind_count, bind_decision, bind_event, bind_id, bind_key, bind_lane, bind_member, bind_meta, bind_new_key,
+        bind_payload, bind_request, bind_sequence, bind_spent, bind_spent_key, bind_target, bind_target_key,
     },
-    request::LaneId,
+    load::{Table, read_spent},
+    needs::{Needs, SpentKey},
+    rows::{Cells, batch_columns, payload_columns, request_columns, storage_error},
 };
 
 /// Recently written sums of (reserved, spent) wei, to avoid rereading them.
@@ -223,34 +224,15 @@ pub(super) async fn load(
     cursor: Option<Cursor>,
 ) -> Result<WorkingSet, LedgerError> {
     let mut script = Script::new().begin();
-    script.add(0, &KEYS, &needs.keys, |args, (tenant, key)| {
-        args.str(tenant.as_str());
-        args.str(key.as_str());
-    });
-    script.add(0, &ANSWERS, &needs.answers, |args, id| args.bytes(id.0.as_slice()));
-    script.add(0, &REQUESTS, &needs.requests, |args, id| args.bytes(id.0.as_slice()));
-    script.add(0, &BOUND, &needs.cancelled, |args, id| args.bytes(id.0.as_slice()));
-    script.add(0, &HOLDERS, &needs.sequences, |args, (chain_id, forwarder, signer, nonce)| {
-        args.u64(*chain_id);
-        args.bytes(forwarder.as_slice());
-        args.bytes(signer.as_slice());
-        args.u64(*nonce);
-    });
-    script.add(0, &LANES, &needs.lanes, |args, lane| {
-        args.u64(lane.chain_id);
-        args.bytes(lane.sender.as_slice());
-    });
-    script.add(0, &BATCHES, &needs.batches, |args, id| {
-        args.u64(id.lane.chain_id);
-        args.bytes(id.lane.sender.as_slice());
-        args.u64(id.nonce);
-    });
+    script.add(0, &KEYS, &needs.keys, bind_key);
+    script.add(0, &ANSWERS, &needs.answers, bind_id);
+    script.add(0, &REQUESTS, &needs.requests, bind_id);
+    script.add(0, &BOUND, &needs.cancelled, bind_id);
+    script.add(0, &HOLDERS, &needs.sequences, bind_sequence);
+    script.add(0, &LANES, &needs.lanes, bind_lane);
+    script.add(0, &BATCHES, &needs.batches, bind_batch_id);
     script.add(0, &ATTEMPTS, &needs.attempts, |args, hash| args.bytes(hash.as_slice()));
-    script.add(0, &BUDGETS, &needs.budgets, |args, (tenant, chain_id, hour)| {
-        args.str(tenant.as_str());
-        args.u64(*chain_id);
-        args.u64(*hour);
-    });
+    script.add(0, &BUDGETS, &needs.budgets, bind_budget);
     let found = run(script, connection).await?;
 
     let cursor = match cursor {
@@ -258,80 +240,26 @@ pub(super) async fn load(
         None => load_cursor(connection).await?,
     };
     let mut set = WorkingSet::new(cursor);
-    read_answers(&mut set, found.rows_of(&ANSWERS))?;
-    let mut more = Vec::new();
-    for row in found.rows_of(&KEYS) {
-        let mut cells = Cells::of("idempotency key", row);
-        let key = (cells.text()?, cells.text()?);
-        let body_hash = cells.fixed()?;
-        let request = cells.request_id()?;
-        set.load_key(key, body_hash, request);
-        if !set.holds_request(request) {
-            more.push(request);
-        }
-    }
+    set.read(Table::Answers, found.rows_of(&ANSWERS))?;
+    set.read(Table::Keys, found.rows_of(&KEYS))?;
+    let more = set.missing_answers();
     if !more.is_empty() {
         let mut script = Script::new();
-        script.add(0, &ANSWERS, &more, |args, id| args.bytes(id.0.as_slice()));
-        read_answers(&mut set, run(script, connection).await?.rows_of(&ANSWERS))?;
+        script.add(0, &ANSWERS, &more, bind_id);
+        set.read(Table::Answers, run(script, connection).await?.rows_of(&ANSWERS))?;
     }
-    for row in found.rows_of(&REQUESTS) {
-        let (record, events) = Cells::of("request", row).request()?;
-        if !set.holds_request(record.id) {
-            set.load_request(record, events);
-        }
-    }
-    for row in found.rows_of(&BOUND) {
-        let mut cells = Cells::of("batch of a request", row);
-        set.load_bound(cells.request_id()?, cells.batch_id()?);
-    }
-    for row in found.rows_of(&HOLDERS) {
-        let mut cells = Cells::of("sequence of a request", row);
-        let sequence = (cells.u64()?, cells.fixed()?, cells.fixed()?, cells.u64()?);
-        set.load_holder(sequence, cells.request_id()?);
-    }
-    for row in found.rows_of(&LANES) {
-        let mut cells = Cells::of("lane", row);
-        let lane = LaneId { chain_id: cells.u64()?, sender: cells.fixed()? };
-        if let Some(nonce) = cells.optional_u64()? {
-            set.load_highest_nonce(lane, nonce);
-        }
-    }
-    for row in found.rows_of(&BATCHES) {
-        let mut cells = Cells::of("batch", row);
-        let (seq, record) = cells.batch()?;
-        if !set.holds_batch(record.id) {
-            set.load_batch(record, seq, cells.u32()?);
-        }
-    }
-    for row in found.rows_of(&ATTEMPTS) {
-        let mut cells = Cells::of("attempt", row);
-        let hash = cells.fixed()?;
-        set.load_attempt(hash, cells.batch_id()?);
-    }
-    for row in found.rows_of(&BUDGETS) {
-        let mut cells = Cells::of("sum of spendings", row);
-        let key = (cells.text()?, cells.u64()?, cells.u64()?);
-        let (reserved, spent) = (cells.decimal::<U256>()?, cells.decimal()?);
-        set.load_budget(key, reserved.saturating_add(spent));
-    }
+    set.read(Table::Requests, found.rows_of(&REQUESTS))?;
+    set.read(Table::Bound, found.rows_of(&BOUND))?;
+    set.read(Table::Holders, found.rows_of(&HOLDERS))?;
+    set.read(Table::Lanes, found.rows_of(&LANES))?;
+    set.read(Table::Batches, found.rows_of(&BATCHES))?;
+    set.read(Table::Attempts, found.rows_of(&ATTEMPTS))?;
+    set.read(Table::Budgets, found.rows_of(&BUDGETS))?;
     Ok(set)
 }
 
 async fn run(script: Script<'_>, connection: &mut SqliteConnection) -> Result<Found, LedgerError> {
     script.run(connection).await.map_err(|failed| storage_error(&failed.error))
-}
-
-fn read_answers(set: &mut WorkingSet, rows: &[SqliteRow]) -> Result<(), LedgerError> {
-    for row in rows {
-        let mut cells = Cells::of("request", row);
-        let (mut record, events) = cells.request()?;
-        cells.payload(&mut record)?;
-        if !set.holds_request(record.id) {
-            set.load_request(record, events);
-        }
-    }
-    Ok(())
 }
 
 /// Stages of [`store`]: first rows that free or are referred to by others, then the rest.
@@ -346,56 +274,30 @@ pub(super) async fn store(
     cache: &mut SpentCache,
 ) -> Result<(), LedgerError> {
     let mut script = Script::new().commit();
-    add_batches(&mut script, std::mem::take(&mut set.batches));
-    script.add(FIRST, &ADD_COUNTS, set.count_changes(), |args, ((chain_id, status), change)| {
-        args.u64(chain_id);
-        args.int(Some(status as i64));
-        args.int(Some(change));
-    });
-    let spent = set.spent_changes();
+    let (spent, counts) = (set.spent_changes(), set.count_changes());
+    let ((new_batches, batches), requests) = (set.batch_changes(), set.request_changes());
+    let (gone, shown) = set.target_changes();
     load_spent(connection, &spent, cache).await?;
-    script.add(FIRST, &SET_SPENT, spent, |args, (key, (reserved, spent))| {
-        args.u64(key.0);
-        args.str(key.1.as_str());
-        args.u64(key.2);
-        let sums = cache.entry(key).or_default();
-        sums.0 = sums.0.wrapping_add(reserved);
-        sums.1 = sums.1.wrapping_add(spent);
-        args.decimal(sums.0);
-        args.decimal(sums.1);
-    });
-    add_requests(&mut script, set.requests);
-    script.add(THEN, &INSERT_MEMBERS, set.new_members, |args, new| {
-        args.u64(new.batch);
-        args.u64(new.position);
-        args.u64(new.request);
-        args.optional_u64(new.own_gas);
-    });
-    script.add(THEN, &INSERT_ATTEMPTS, set.new_attempts, |args, (batch, attempt)| bind_attempt(args, batch, attempt));
-    script.add(THEN, &INSERT_KEYS, set.new_keys, |args, new| {
-        let (tenant, key) = new.key;
-        args.str(tenant);
-        args.str(key);
-        args.bytes(new.body_hash.as_slice());
-        args.u64(new.request_seq);
-    });
-    script.add(THEN, &INSERT_EVENTS, set.new_events, |args, (request, event)| bind_event(args, request, event));
+    script.add(FIRST, &INSERT_BATCHES, new_batches, bind_batch);
+    script.add(FIRST, &UPDATE_BATCHES, batches, bind_batch_change);
+    script.add(FIRST, &ADD_COUNTS, counts, bind_count);
+    script.add(FIRST, &SET_SPENT, spent, |args, change| bind_spent(args, cache, change));
+    script.add(FIRST, &REMOVE_REQUESTS, requests.replaced.clone(), |args, seq| args.u64(seq));
+    script.add(FIRST, &REMOVE_PAYLOADS, requests.replaced, |args, seq| args.u64(seq));
+    script.add(FIRST, &MOVE_REQUESTS, requests.moved, bind_change);
+    script.add(FIRST, &END_REQUESTS, requests.ended, bind_change);
+    script.add(FIRST, &RELEASE_REQUESTS, requests.released, bind_change);
+    script.add(FIRST, &FORGET_TARGETS, gone, bind_target_key);
+    script.add(THEN, &INSERT_REQUESTS, requests.new, bind_request);
+    script.add(THEN, &INSERT_PAYLOADS, requests.payloads, bind_payload);
+    script.add(THEN, &INSERT_MEMBERS, set.new_members, bind_member);
+    script.add(THEN, &INSERT_ATTEMPTS, set.new_attempts, bind_attempt);
+    script.add(THEN, &INSERT_KEYS, set.new_keys, bind_new_key);
+    script.add(THEN, &INSERT_EVENTS, set.new_events, bind_event);
     script.add(THEN, &INSERT_DECISIONS, set.new_decisions, bind_decision);
     script.add(THEN, &INSERT_ACCOUNTS, set.new_accounts, bind_account);
-    let (gone, shown): (Vec<_>, Vec<_>) = set
-        .new_targets
-        .into_iter()
-        .map(|((chain_id, _), record)| (chain_id, record))
-        .partition(|(_, record)| record.is_empty());
-    script.add(FIRST, &FORGET_TARGETS, gone, |args, (chain_id, record)| {
-        args.u64(chain_id);
-        args.bytes(record.target.as_slice());
-    });
     script.add(THEN, &SET_TARGETS, shown, bind_target);
-    script.add(THEN, &SET_META, set.new_meta, |args, (key, value)| {
-        args.str(key);
-        args.str(value);
-    });
+    script.add(THEN, &SET_META, set.new_meta, bind_meta);
     script.run(connection).await.map(drop).map_err(|failed| match failed.at_commit {
         true => commit_error(&failed.error),
         false => storage_error(&failed.error),
@@ -419,48 +321,6 @@ fn commit_error(error: &sqlx::Error) -> LedgerError {
     }
 }
 
-fn add_requests(script: &mut Script<'_>, entries: Vec<RequestEntry>) {
-    let (mut new, mut bodies) = (Vec::new(), Vec::new());
-    let (mut moved, mut ended, mut released) = (Vec::new(), Vec::new(), Vec::new());
-    let replaced = entries.iter().filter(|entry| entry.is_replaced).map(|entry| entry.record.seq);
-    let replaced: Vec<u64> = replaced.collect();
-    for statement in [&REMOVE_REQUESTS, &REMOVE_PAYLOADS] {
-        script.add(FIRST, statement, replaced.clone(), |args, seq| args.u64(seq));
-    }
-    for mut entry in entries.into_iter().filter(|entry| entry.changed) {
-        let record = &mut entry.record;
-        match entry.stored {
-            None => {
-                let (payload, quote) = (std::mem::take(&mut record.payload), std::mem::take(&mut record.quote));
-                bodies.push((record.seq, payload, record.promise_signature.clone(), quote));
-                new.push(entry);
-            }
-            Some(_) if !record.status.is_terminal() => moved.push(entry),
-            Some(_) if holds_nonce(record.status) => ended.push(entry),
-            Some(_) => released.push(entry),
-        }
-    }
-    for (statement, entries) in [(&MOVE_REQUESTS, moved), (&END_REQUESTS, ended), (&RELEASE_REQUESTS, released)] {
-        script.add(FIRST, statement, entries, |args, entry| bind_change(args, &entry));
-    }
-    script.add(THEN, &INSERT_REQUESTS, new, |args, entry| {
-        bind_request(args, &entry, holds_nonce(entry.record.status));
-    });
-    script.add(THEN, &INSERT_PAYLOADS, bodies, |args, (request, payload, promise_signature, quote)| {
-        args.u64(request);
-        args.bytes(payload);
-        args.bytes(promise_signature);
-        args.str(quote);
-    });
-}
-
-fn add_batches(script: &mut Script<'_>, entries: Vec<BatchEntry>) {
-    let (new, known): (Vec<_>, Vec<_>) = entries.into_iter().partition(|batch| batch.is_new);
-    let changed: Vec<_> = known.into_iter().filter(|batch| batch.changed).collect();
-    script.add(FIRST, &INSERT_BATCHES, new, bind_batch);
-    script.add(FIRST, &UPDATE_BATCHES, changed, |args, entry| bind_batch_change(args, &entry));
-}
-
 /// Loads into `cache` the existing sums that `changes` affects.
 async fn load_spent(
     connection: &mut SqliteConnection,
@@ -475,15 +335,6 @@ async fn load_spent(
         return Ok(());
     }
     let mut script = Script::new();
-    script.add(0, &SPENT, unknown, |args, (hour, tenant, chain_id)| {
-        args.u64(*hour);
-        args.str(tenant.as_str());
-        args.u64(*chain_id);
-    });
-    for row in run(script, connection).await?.rows_of(&SPENT) {
-        let mut cells = Cells::of("sum of spendings", row);
-        let key = (cells.u64()?, cells.text()?, cells.u64()?);
-        cache.insert(key, (cells.decimal()?, cells.decimal()?));
-    }
-    Ok(())
+    script.add(0, &SPENT, unknown, bind_spent_key);
+    read_spent(cache, run(script, connection).await?.rows_of(&SPENT))
 }
