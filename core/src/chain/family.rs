@@ -43,22 +43,10 @@ impl ChainFamily {
         }
     }
 
-    /// True if a transaction also pays wei beyond `gas × price`: the balance check and the budget must include them.
-    #[must_use]
-    pub const fn charges_beyond_gas(self) -> bool {
-        matches!(self, Self::OpStack | Self::Scroll)
-    }
-
     /// True if a transaction's cost or gas limit depends on L1 prices, which must be read from the chain.
     #[must_use]
     pub const fn has_data_fee(self) -> bool {
         matches!(self, Self::OpStack | Self::Arbitrum | Self::Scroll)
-    }
-
-    /// True if a higher tip buys earlier inclusion.
-    #[must_use]
-    pub const fn tip_matters(self) -> bool {
-        !matches!(self, Self::Arbitrum | Self::ZkStack)
     }
 }
 

@@ -177,13 +177,6 @@ impl ChainSpec {
         Duration::from_millis(self.block_time_ms)
     }
 
-    /// Whole blocks expected within `duration`, rounded down; 0 for a spec that [`Self::validate`] refuses.
-    #[must_use]
-    pub fn blocks_within(&self, duration: Duration) -> u64 {
-        let blocks = duration.as_millis().checked_div(u128::from(self.block_time_ms)).unwrap_or(0);
-        u64::try_from(blocks).unwrap_or(u64::MAX)
-    }
-
     /// Checks every field and their agreement.
     ///
     /// # Errors

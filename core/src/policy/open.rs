@@ -511,11 +511,6 @@ impl OpenBook {
         self.tenants.get(tenant).map_or((0, 0), |count| (count.requests, count.bytes))
     }
 
-    /// (requests, bytes) open for all tenants.
-    pub const fn open_in_all(&self) -> (u64, u64) {
-        (self.all.requests, self.all.bytes)
-    }
-
     /// Number of a signer's requests behind a missing nonce, and that nonce; `None` if it has no open requests.
     pub fn gapped(&self, key: LineKey) -> Option<(usize, u64)> {
         self.lines.get(&key).map(|line| (line.gapped, line.missing))
@@ -673,7 +668,7 @@ mod tests {
                 let behind = expected(&there, chain).map_or(0, |(behind, _)| behind);
                 prop_assert_eq!(held, U256::from(behind) * U256::from(1_000));
                 prop_assert_eq!(book.open("t"), (there.len() as u64, there.len() as u64 * 10));
-                prop_assert_eq!(book.open_in_all(), book.open("t"));
+                prop_assert_eq!((book.all.requests, book.all.bytes), book.open("t"));
             }
             for nonce in there {
                 let one = claim("t", 1, nonce);

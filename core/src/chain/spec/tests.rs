@@ -32,7 +32,6 @@ fn a_sound_spec_passes_and_survives_json() {
     assert_eq!(serde_json::from_str::<ChainSpec>(&json).expect("reads back"), spec());
     assert_eq!(spec().tx_gas_cap(), Some(1 << 24));
     assert_eq!(ChainSpec { tx_gas_cap_override: Some(9_000_000), ..spec() }.tx_gas_cap(), Some(9_000_000));
-    assert_eq!(spec().blocks_within(Duration::from_secs(35)), 2);
 }
 
 #[test]
