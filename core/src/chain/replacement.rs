@@ -26,7 +26,7 @@ pub enum PriceComparison {
 
 /// Replacement rule of a chain for a pending transaction.
 ///
-/// Source: `l2_fees` §9: geth `core/txpool/legacypool`, reth `transaction-pool/src/config.rs`, besu
+/// Source: geth `core/txpool/legacypool`, reth `transaction-pool/src/config.rs`, besu
 /// `TransactionReplacementByFeeMarketRule`, nethermind `CompareReplacedTxByFee`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", from = "ReplacementRuleInput")]

@@ -225,7 +225,7 @@ impl fmt::Display for RpcErrorClass {
 /// The first matching rule on the text wins; `code` breaks ties where no rule matches; `data` is never searched, because a
 /// contract chooses it. A missing code is 0. Only the first [`MAX_MATCHED_BYTES`] of the text count.
 ///
-/// Source: `rpc_errors.md` §3; EIP-7966 codes 4, 5, 6. Vectors: `tests/vectors/rpc_errors.json`.
+/// Source: EIP-7966, codes 4, 5, 6. Vectors: `tests/vectors/rpc_errors.json`.
 #[must_use]
 pub fn classify(code: i64, message: &str, data: Option<&str>) -> RpcErrorClass {
     let text = normalise(message);

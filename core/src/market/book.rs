@@ -43,13 +43,13 @@ pub struct Report {
 /// Limits of a [`FeeBook`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BookConfig {
-    /// Number of blocks kept (`market.window_blocks`).
+    /// Number of blocks kept (`fee_window_blocks`).
     pub window_blocks: usize,
-    /// Blocks that a source may lag behind the one being settled (`market.max_lag_blocks`).
+    /// Blocks that a source may lag behind the one being settled (`source_max_lag_blocks`).
     pub max_lag_blocks: u64,
-    /// Multiples of the median absolute deviation beyond which a report is an outlier (`market.mad_multiple`).
+    /// Multiples of the median absolute deviation beyond which a report is an outlier.
     pub mad_multiple: u32,
-    /// Deviation that is never an outlier, in basis points (`market.tolerance_bps`).
+    /// Deviation that is never an outlier, in basis points (`source_tolerance_bps`).
     pub tolerance_bps: u32,
     /// Rules for the return of benched sources.
     pub bench: BenchRule,

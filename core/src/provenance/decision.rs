@@ -106,7 +106,7 @@ pub enum Decision {
         nonce: u64,
         /// Request ids, in order of execution.
         members: Vec<B256>,
-        /// Reason for sending now: `price`, `guard_time`, `full`, …
+        /// Reason for sending now: `full`, `deadline`, `company`, `linger` or `filler`.
         reason: String,
         /// Base fee at the decision, wei per gas.
         #[serde(with = "decimal")]

@@ -84,7 +84,7 @@ pub(super) fn is_unknown_block(text: &str) -> bool {
     UNKNOWN_BLOCK.iter().any(|pattern| pattern.matches(text))
 }
 
-/// Rules 2–21 of `rpc_errors.md` §3; conditional submission (EIP-7796) is ours, its texts unverified.
+/// Texts of each class, in order: the first match wins. Those of conditional submission (EIP-7796) are unverified.
 const RULES: &[(C, &[Pattern])] = &[
     (
         C::RateLimited,
