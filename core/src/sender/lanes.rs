@@ -519,8 +519,11 @@ impl<H: Host> Sender<H> {
         let attempt = attempts.find(|(_, attempt)| attempt.get().hash == receipt.hash);
         if let Some((key, tip)) = attempt.map(|(key, attempt)| (*key, attempt.get().fees.max_priority_fee_per_gas)) {
             let is_payload = kind == AttemptKind::Payload;
-            self.pricing.included(&self.facts.tuning, index, key, receipt.block_number, is_payload, tip, now);
+            let judged =
+                self.pricing.included(&self.facts.tuning, index, key, receipt.block_number, is_payload, tip, now);
+            judged.into_iter().for_each(|notice| self.notice(notice));
         }
+        let lane = &mut self.lanes[index];
         let mined = lane.index_of(nonce, receipt.hash);
         let Some(flight) = lane.flights.get_mut(&nonce) else { return };
         // Inclusions read back at a restart are not written again: there may be a million requests in blocks.

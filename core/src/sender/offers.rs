@@ -386,10 +386,10 @@ mod tests {
         let mut round = |pricing: &mut Pricing, blocks: u64| {
             let key = AttemptKey { nonce: head, index: 0 };
             let sent = Timestamp(head * 12_000);
-            pricing.sent(0, key, &attempt(GWEI), head, sent);
+            let _ = pricing.sent(0, key, &attempt(GWEI), head, sent);
             (1..=blocks).for_each(|ahead| pricing.block(&point(head + ahead, GWEI, 15_000_000, GWEI)));
             head += blocks;
-            pricing.included(&tuning, 0, key, head, true, usual, Timestamp(head * 12_000));
+            let _ = pricing.included(&tuning, 0, key, head, true, usual, Timestamp(head * 12_000));
         };
         (0..30).for_each(|_| round(&mut pricing, 5));
         assert!(pricing.tip(&spec, &tuning, 3) > usual, "thirty of ours waited five blocks");

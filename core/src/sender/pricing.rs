@@ -207,6 +207,7 @@ impl Pricing {
     }
 
     /// Records an attempt on its way out.
+    #[must_use]
     pub(crate) fn sent(
         &mut self,
         lane: usize,
@@ -226,6 +227,7 @@ impl Pricing {
 
     /// Records an attempt's inclusion in block `number`. Only a payload's delay counts; a cancel's differs.
     #[expect(clippy::too_many_arguments, reason = "facts of one inclusion")]
+    #[must_use]
     pub(crate) fn included(
         &mut self,
         tuning: &ChainTuning,
