@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::{
     VerifiedRequest,
+    gate::Word,
     outcome::{MemberOutcome, decode},
     vehicle::{Payload, VehicleKey, VehicleParams},
 };
@@ -40,13 +41,6 @@ pub(crate) struct MemberSimulation {
     pub(crate) gas_used: Option<u64>,
     /// Revert data in readable form, bounded; `None` unless the transaction failed.
     pub(crate) detail: Option<String>,
-}
-
-impl MemberSimulation {
-    /// An outcome without a measurement.
-    pub(crate) const fn of(outcome: MemberOutcome) -> Self {
-        Self { outcome, gas_used: None, detail: None }
-    }
 }
 
 /// Block environment of a simulation: that of the block expected to include the batch, so that a target which reads it
@@ -234,6 +228,29 @@ pub(crate) fn member_params(
         params.push(surroundings.into());
     }
     params.into()
+}
+
+/// A node's word for each member by its verdict, the gas that each uses in a transaction of its own, and the error of the
+/// transaction as a whole.
+pub(crate) fn heard(
+    verdict: Verdict,
+    members: &[Arc<VerifiedRequest>],
+) -> (Vec<Word>, Vec<Option<u64>>, Option<String>) {
+    let count = members.len();
+    match verdict {
+        Verdict::Members(simulated) => {
+            let used = simulated.iter().map(|member| member.gas_used).collect();
+            let word = |(simulated, member): (MemberSimulation, &Arc<VerifiedRequest>)| match simulated.outcome {
+                // A failing call of its own failed in its target.
+                MemberOutcome::Untouched if member.sequence().is_none() => Word::Reverts(simulated.detail),
+                outcome => Word::of(outcome),
+            };
+            (simulated.into_iter().zip(members).map(word).collect(), used, None)
+        }
+        Verdict::Whole(text) if count == 1 => (vec![Word::Reverts(Some(text))], Vec::new(), None),
+        Verdict::Whole(text) => (vec![Word::Unknown; count], Vec::new(), Some(text)),
+        Verdict::Unknown => (vec![Word::Unknown; count], Vec::new(), None),
+    }
 }
 
 /// Interprets the answer to [`params`].

@@ -10,13 +10,16 @@ use alloy_primitives::{Address, U256};
 
 use super::{
     candidate::{Candidate, DataQuote},
-    flight::Flight,
+    flight::{Flight, SenderLane},
     host::{Books, FeeView, Host},
     input::{Command, Notice, Simulation},
     state::Sender,
 };
 use crate::{
-    chain::{BaseFeeRule, data_fee::TxSize},
+    chain::{
+        BaseFeeRule,
+        data_fee::{TxSize, with_margin},
+    },
     lane::{Event, LaneError, Plan},
     protection::Protection,
     record::{BatchRecord, BatchState},
@@ -209,6 +212,40 @@ impl<H: Host> Sender<H> {
             timestamp_s: self.head.map(|head| head.timestamp_s.saturating_add(step_s)),
             fee_recipient: self.proposer,
         }
+    }
+
+    /// Takes a batch back whose simulation was broken off.
+    pub(crate) fn give_up(&mut self, index: usize, candidate: &Candidate) {
+        self.lanes[index].is_simulating = false;
+        candidate.members.iter().for_each(|member| self.queue.put_back(member.id()));
+    }
+
+    /// Takes these requests back that wait for the next block.
+    pub(crate) fn release(&mut self, ids: &[RequestId]) {
+        let (released, held) = std::mem::take(&mut self.held).into_iter().partition(|id| ids.contains(id));
+        self.held = held;
+        let released: Vec<RequestId> = released;
+        released.into_iter().for_each(|id| self.queue.put_back(id));
+    }
+
+    /// Earliest time after `now` at which composing may select something; `None` if nothing can be sent before another input.
+    pub(crate) fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
+        let is_ready = |lane: &SenderLane| lane.has_signer && !lane.is_simulating && lane.machine.ready().is_ok();
+        let may_send = self.around.may_send && self.lanes.iter().any(is_ready);
+        let limits = self.limits(now).filter(|_| may_send)?;
+        self.queue.next_due(now, &limits, self.fees.outlook())
+    }
+
+    /// True while something under way needs the chain.
+    pub(crate) fn is_busy(&self) -> bool {
+        let is_busy = |lane: &SenderLane| {
+            lane.is_simulating || !lane.flights.is_empty() || lane.machine.in_flight() + lane.machine.unfinal() > 0
+        };
+        self.queue.waiting() > 0
+            || !self.held.is_empty()
+            || !self.undecided.is_empty()
+            || !self.settlements.is_empty()
+            || self.lanes.iter().any(is_busy)
     }
 
     pub(crate) fn on_simulated(&mut self, now: Timestamp, index: usize, candidate: Candidate, found: Simulation) {
@@ -432,7 +469,7 @@ impl<H: Host> Sender<H> {
 
     /// Holds back members whose reservations would not cover their share of the L1 data fee if it rose before the batch
     /// is posted (see [`covers_data`]).
-    fn keep_covered(&mut self, index: usize, candidate: Candidate) -> Option<Candidate> {
+    fn keep_covered(&mut self, index: usize, mut candidate: Candidate) -> Option<Candidate> {
         let model = self.data_fee().unwrap_or_default();
         let data_quote = candidate.data_quote.data_fee;
         let fee_wei = data_quote.unwrap_or_else(|| model.data_fee_bound(&TxSize::of_unsigned(&candidate.payload.data)));
@@ -444,23 +481,36 @@ impl<H: Host> Sender<H> {
         let key = candidate.selection.key;
         let sizes: Vec<TxSize> = candidate.members.iter().map(|member| params.size_alone(key, member)).collect();
         let parts = shares(fee_wei, &sizes.iter().map(|size| size.flz).collect::<Vec<_>>());
-        let is_covered = |member: &VerifiedRequest, size: &TxSize, part: U256| {
-            let Some(entry) = self.queue.get(member.id()) else { return true };
+        let price = self.price.map_or(0, |price| price.quote.effective_gas_price(price.next_base_fee));
+        // The ceiling per gas at which the reservation pays for this part; `None` if it is not covered.
+        let ceiling = |member: &VerifiedRequest, size: &TxSize, part: U256| {
+            let Some(entry) = self.queue.get(member.id()) else { return Some(u128::MAX) };
             let poster = model.poster_gas(size).padded;
             let gas = self.facts.reserved_gas(entry.gas).saturating_add(poster);
-            let gas_wei = U256::from(gas).saturating_mul(U256::from(entry.ceiling_wei_per_gas));
             let left_wei = entry.reserved_wei.saturating_sub(entry.spent_wei);
-            covers_data(left_wei, gas_wei, member.value(), part, margin)
+            if !H::HAS_RESERVATIONS {
+                let gas_wei = left_wei.saturating_sub(member.value()).saturating_sub(with_margin(part, margin));
+                let ceiling = u128::try_from(gas_wei / U256::from(gas.max(1))).unwrap_or(u128::MAX);
+                return (ceiling >= price).then_some(ceiling);
+            }
+            let gas_wei = U256::from(gas).saturating_mul(U256::from(entry.ceiling_wei_per_gas));
+            covers_data(left_wei, gas_wei, member.value(), part, margin).then_some(entry.ceiling_wei_per_gas)
         };
         let mut broken: BTreeSet<(Address, Address)> = BTreeSet::new();
         let mut kept: Vec<usize> = Vec::new();
+        let mut lowest = candidate.selection.ceiling_wei_per_gas;
         for (place, (member, (size, part))) in candidate.members.iter().zip(sizes.iter().zip(parts)).enumerate() {
             let signer = member.sequence().map(|(forwarder, signer, _)| (forwarder, signer));
-            if signer.is_some_and(|signer| broken.contains(&signer)) || !is_covered(member, size, part) {
-                broken.extend(signer);
-            } else {
-                kept.push(place);
+            match ceiling(member, size, part).filter(|_| !signer.is_some_and(|signer| broken.contains(&signer))) {
+                Some(ceiling) => {
+                    lowest = lowest.min(ceiling);
+                    kept.push(place);
+                }
+                None => broken.extend(signer),
             }
+        }
+        if !H::HAS_RESERVATIONS {
+            candidate.selection.ceiling_wei_per_gas = lowest;
         }
         if kept.len() == candidate.members.len() {
             return Some(candidate);

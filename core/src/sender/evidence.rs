@@ -76,7 +76,7 @@ impl<H: Host> Sender<H> {
     pub(crate) fn prove(&mut self, index: usize, nonce: u64) {
         let Some(flight) = self.lanes[index].flights.get(&nonce) else { return };
         let (hash, targets) = (flight.shown.hash, flight.shown.unproven.clone());
-        if targets.is_empty() {
+        if targets.is_empty() || !H::HAS_MAJORITY {
             return;
         }
         self.command(Command::ProveContracts { lane: index, nonce, hash, targets });

@@ -91,6 +91,15 @@ pub(crate) trait Host: Debug {
     type Fees: FeeView;
     /// The books.
     type Books: Books;
+
+    /// Most users whose nonces are read at once.
+    const NONCES_AT_ONCE: usize;
+    /// True if bytes can be read back from a ledger: those of included transactions leave memory.
+    const HAS_LEDGER: bool;
+    /// True if several nodes are asked: a majority can show before finality that a transaction left a request out.
+    const HAS_MAJORITY: bool;
+    /// True if a request reserves its data fee when it is accepted; if not, its ceiling per gas falls as that fee rises.
+    const HAS_RESERVATIONS: bool;
 }
 
 /// Facts about the surroundings that change without the sender, as of the input that follows.

@@ -173,8 +173,7 @@ impl Pricing {
 
     /// The smallest tip with the wanted chance of inclusion within `blocks`, wei per gas.
     pub(crate) fn tip(&self, spec: &ChainSpec, tuning: &ChainTuning, blocks: u32) -> u128 {
-        let wanted = f64::from(tuning.fees.tip_target_permille) / 1_000.0;
-        let learned = self.tips.tip(wanted, blocks).unwrap_or(0);
+        let learned = self.tips.tip(tuning.fees.tip_target(), blocks).unwrap_or(0);
         // A node that reports block tips must not set the price.
         let bound = self.tip_bound(spec, tuning);
         let demanded = if Protection::DemandedTip.is_on() { self.demanded } else { 0 };

@@ -29,7 +29,7 @@ impl<H: Host> Sender<H> {
     /// Queries the nodes about transactions that are deep enough and left members out.
     pub(crate) fn look_at_left_out(&mut self, now: Timestamp) {
         let Some(head) = self.head.map(|head| head.number) else { return };
-        if self.is_stopping {
+        if self.is_stopping || !H::HAS_MAJORITY {
             return;
         }
         let mut asked = Vec::new();
@@ -185,6 +185,9 @@ impl<H: Host> Sender<H> {
 
     /// Recomputes and draws the shares of members that left a transaction, which may have moved to another block.
     pub(crate) fn draw_for_gone(&mut self, now: Timestamp, index: usize, nonce: u64) {
+        if !H::HAS_MAJORITY {
+            return;
+        }
         let Some(flight) = self.lanes.get(index).and_then(|lane| lane.flights.get(&nonce)) else { return };
         let Some(mined) = flight.mined.clone().filter(|_| !flight.gone.is_empty()) else { return };
         let (content, id, gone) = (flight.content(), flight.record.id, flight.gone.clone());

@@ -19,6 +19,9 @@ use crate::{
 impl<H: Host> Sender<H> {
     /// Drops the bytes of an included transaction, and of the members it executed.
     pub(crate) fn stow(&mut self, index: usize, nonce: u64) {
+        if !H::HAS_LEDGER {
+            return;
+        }
         let lane = &mut self.lanes[index];
         let Some(flight) = lane.flights.get_mut(&nonce) else { return };
         let Some(mined) = &mut flight.mined else { return };
@@ -51,6 +54,9 @@ impl<H: Host> Sender<H> {
 
     /// True if a returning member's bytes are missing, or an earlier command waits for them.
     pub(crate) fn lacks_bytes(&self, index: usize, nonce: u64, outcomes: &[MemberOutcome]) -> bool {
+        if !H::HAS_LEDGER {
+            return false;
+        }
         let flight = self.lanes[index].flights.get(&nonce);
         flight.is_some_and(|flight| {
             let comes_back = |(member, outcome): (&Arc<VerifiedRequest>, &MemberOutcome)| {
@@ -63,6 +69,9 @@ impl<H: Host> Sender<H> {
 
     /// Holds back a command that needs missing bytes; returns every other one.
     pub(crate) fn wait_for_bytes(&mut self, index: usize, command: LaneCommand) -> Option<LaneCommand> {
+        if !H::HAS_LEDGER {
+            return Some(command);
+        }
         let nonce = match &command {
             LaneCommand::Sign { key, .. } | LaneCommand::Persist { key } | LaneCommand::Broadcast { key } => key.nonce,
             LaneCommand::ReportBroadcast { nonce }
@@ -99,6 +108,9 @@ impl<H: Host> Sender<H> {
 
     /// Retries failed reads.
     pub(crate) fn fetch_again(&mut self) {
+        if !H::HAS_LEDGER {
+            return;
+        }
         for index in 0..self.lanes.len() {
             let waits = |flight: &Flight| {
                 flight.stowed.as_ref().is_some_and(|stowed| stowed.has_commands() && !stowed.is_fetching)

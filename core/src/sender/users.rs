@@ -12,9 +12,6 @@ use crate::{
     time::Timestamp,
 };
 
-/// Most signers whose nonces are looked up in one call.
-const NONCE_LOOKUP_LEN: usize = 200;
-
 impl<H: Host> Sender<H> {
     /// Records a user's forwarder nonce just read at the head. Requests below it are suspect until the nonce is final.
     pub(crate) fn learn_nonce(&mut self, forwarder: Address, signer: Address, nonce: u64) {
@@ -32,7 +29,7 @@ impl<H: Host> Sender<H> {
             return;
         }
         self.under_way.suspects = true;
-        let signers: Vec<_> = self.suspects.iter().copied().take(NONCE_LOOKUP_LEN).collect();
+        let signers: Vec<_> = self.suspects.iter().copied().take(H::NONCES_AT_ONCE).collect();
         self.command(Command::ConfirmNonces { users: signers, final_block: block });
     }
 
@@ -59,7 +56,7 @@ impl<H: Host> Sender<H> {
         if self.under_way.nonces || self.is_stopping {
             return;
         }
-        let signers = self.queue.next_unknown(self.now, NONCE_LOOKUP_LEN);
+        let signers = self.queue.next_unknown(self.now, H::NONCES_AT_ONCE);
         if signers.is_empty() {
             return;
         }
@@ -74,7 +71,7 @@ impl<H: Host> Sender<H> {
         if self.under_way.gaps || self.is_stopping {
             return;
         }
-        let signers = self.queue.gapped_signers(self.gaps_after, NONCE_LOOKUP_LEN);
+        let signers = self.queue.gapped_signers(self.gaps_after, H::NONCES_AT_ONCE);
         self.gaps_after = signers.last().copied();
         if signers.is_empty() {
             return;

@@ -17,6 +17,8 @@ pub enum DataFeeModel {
     Arbitrum(ArbitrumPoster),
     /// Scroll: wei beyond gas.
     Scroll(ScrollFork, ScrollL1Params),
+    /// A contract quotes each transaction: its newest quote, wei beyond gas.
+    Quoted(U256),
 }
 
 impl DataFeeModel {
@@ -27,6 +29,7 @@ impl DataFeeModel {
             Self::None | Self::Arbitrum(_) => U256::ZERO,
             Self::OpStack(fork, params) => params.l1_data_fee(*fork, size),
             Self::Scroll(fork, params) => params.data_fee(*fork, size, size.flz),
+            Self::Quoted(wei) => *wei,
         }
     }
 
@@ -36,7 +39,7 @@ impl DataFeeModel {
     pub fn data_fee_bound(&self, size: &TxSize) -> U256 {
         match self {
             Self::Scroll(fork, params) => params.data_fee_bound(*fork, size),
-            Self::None | Self::Arbitrum(_) | Self::OpStack(..) => self.data_fee(size),
+            Self::None | Self::Arbitrum(_) | Self::OpStack(..) | Self::Quoted(_) => self.data_fee(size),
         }
     }
 
@@ -45,7 +48,7 @@ impl DataFeeModel {
     pub fn operator_fee(&self, gas: u64) -> U256 {
         match self {
             Self::OpStack(fork, params) => params.operator_fee(*fork, gas),
-            Self::None | Self::Arbitrum(_) | Self::Scroll(..) => U256::ZERO,
+            Self::None | Self::Arbitrum(_) | Self::Scroll(..) | Self::Quoted(_) => U256::ZERO,
         }
     }
 
@@ -54,7 +57,7 @@ impl DataFeeModel {
     pub fn poster_gas(&self, size: &TxSize) -> PosterGas {
         match self {
             Self::Arbitrum(poster) => poster.gas_guess(size),
-            Self::None | Self::OpStack(..) | Self::Scroll(..) => PosterGas::default(),
+            Self::None | Self::OpStack(..) | Self::Scroll(..) | Self::Quoted(_) => PosterGas::default(),
         }
     }
 }

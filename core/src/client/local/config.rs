@@ -1,15 +1,30 @@
 //! Configuration of a local relay, with every limit.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use alloy_primitives::Address;
 
 use crate::{
-    chain::{DEFAULT_DEADLINE_SKEW_S, DEFAULT_MAX_TX_BYTES, FinalityRule, Fork, ReplacementRule},
-    schedule::RecordRule,
+    chain::{
+        BaseFeeParams, BaseFeeRule, ChainFamily, ChainSpec, DEFAULT_DEADLINE_SKEW_S, DEFAULT_MAX_TX_BYTES,
+        FinalityRule, Fork, ReplacementRule,
+    },
+    lane::LaneConfig,
+    request::{LaneId, Unsimulated, vehicle::VehicleParams},
+    schedule::{PercentileOutlook, RecordRule},
+    sender::{ChainFacts, tuning::ChainTuning},
     time::millis,
     tuning::{BatchTuning, FeeTuning, Group, LaneTuning, Range, check},
 };
+
+/// Slack at and above which the percentile gate is strictest.
+const PATIENCE_HORIZON: Duration = Duration::from_secs(3_600);
+
+/// Bytes of a transaction besides its calldata, at most.
+const ENVELOPE_BYTES: u64 = 1_024;
 
 /// Send policy for requests with slack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,8 +88,6 @@ pub struct LocalConfig {
     pub min_slack: Duration,
     /// Failed simulations after which a request is rejected.
     pub max_simulations: u32,
-    /// Batch failures after which a request is rejected.
-    pub max_batch_failures: u32,
     /// Most open requests.
     pub max_open: usize,
     /// Retention of ended requests that are not acknowledged.
@@ -136,7 +149,6 @@ impl LocalConfig {
             max_within: Duration::from_secs(24 * 3_600),
             min_slack: block_time * 2,
             max_simulations: 3,
-            max_batch_failures: 4,
             max_open: 1_000,
             keep_ended: Duration::from_secs(24 * 3_600),
             max_record_bytes: 4 << 20,
@@ -165,6 +177,83 @@ impl LocalConfig {
         self.fees.check(&mut fail);
         self.targets.check(&mut fail);
         first.map_or(Ok(()), Err)
+    }
+}
+
+impl LocalConfig {
+    /// The chain and its limits, as the sender knows them.
+    pub(super) fn facts(&self, sender: Address) -> ChainFacts {
+        let spec = self.spec();
+        let mut tuning = ChainTuning::for_spec(&spec);
+        (tuning.batch, tuning.lane, tuning.fees, tuning.targets) = (self.batch, self.lane, self.fees, self.targets);
+        tuning.timing.urgent_within = self.urgent_within;
+        tuning.market.tip_window_blocks = usize::try_from(self.fees.fee_history_blocks).unwrap_or(usize::MAX);
+        tuning.retry.max_refusals = self.max_simulations;
+        tuning.simulation.max_simulations = self.max_simulations;
+        // A node that can't simulate can't hold a request back: its receipt will show the outcome.
+        tuning.simulation.unsimulated = Unsimulated::Send;
+        let params = VehicleParams {
+            sender,
+            // Every call is a transaction of its own here, because no Multicall3 code was checked.
+            multicall3: None,
+            schedule: *self.fork.gas_schedule(),
+            forward_overhead_gas: self.batch.forward_overhead_gas,
+        };
+        ChainFacts {
+            spec,
+            tuning,
+            forwarders: BTreeMap::new(),
+            known_forwarders: BTreeSet::new(),
+            params,
+            default_within: self.default_within,
+        }
+    }
+
+    fn spec(&self) -> ChainSpec {
+        ChainSpec {
+            chain_id: self.chain_id,
+            name: String::new(),
+            family: if self.l1_fee_oracle.is_some() { ChainFamily::OpStack } else { ChainFamily::Ethereum },
+            block_time_ms: millis(self.block_time),
+            fork: self.fork,
+            // The fastest rise of the chains in use.
+            base_fee: BaseFeeRule::Eip1559(BaseFeeParams::ETHEREUM),
+            replacement: self.replacement,
+            finality: self.finality,
+            tx_gas_cap_override: None,
+            max_tx_bytes: (self.max_batch_bytes as u64).saturating_add(ENVELOPE_BYTES),
+            min_priority_fee_wei_per_gas: self.min_priority_fee_wei_per_gas,
+            rpc_tx_fee_cap_wei: None,
+            tip_ceiling_wei_per_gas: self.fees.tip_ceiling_wei_per_gas,
+            max_fee_ceiling_wei_per_gas: self.fees.max_fee_ceiling_wei_per_gas,
+            replan_after_blocks: 0,
+            multicall3: None,
+            has_mempool: self.replacement.is_supported(),
+            deadline_skew_s: self.deadline_skew.as_secs(),
+            explorer: None,
+        }
+    }
+
+    /// The gate of requests that wait for a price.
+    pub(super) fn gate(&self) -> PercentileOutlook {
+        let window = usize::try_from(self.fees.fee_history_blocks).unwrap_or(usize::MAX);
+        PercentileOutlook::new(window, self.patience_percentile, self.urgent_within, PATIENCE_HORIZON)
+    }
+}
+
+pub(super) fn lane_config(config: &LocalConfig, sender: Address) -> LaneConfig {
+    LaneConfig {
+        id: LaneId { chain_id: config.chain_id, sender },
+        max_in_flight: config.lane.max_in_flight,
+        replacement: config.replacement,
+        bump_after_blocks: config.lane.bump_after_blocks,
+        rebroadcast_after_blocks: config.lane.rebroadcast_after_blocks,
+        // Nobody else waits behind a page's own requests.
+        abandon_after_blocks: 0,
+        max_attempts: config.lane.max_attempts,
+        max_refused_plans: config.lane.max_refused_plans,
+        max_fee_ceiling_wei_per_gas: config.fees.max_fee_ceiling_wei_per_gas,
+        cancel_gas: config.lane.cancel_gas,
     }
 }
 

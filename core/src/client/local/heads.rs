@@ -1,16 +1,17 @@
 //! Polls of the chain's head while something is under way.
 
-use alloy_primitives::{Address, B256, U64, U128, U256};
-use serde::Deserialize;
+use alloy_primitives::{B256, U64};
 use serde_json::json;
 
 use super::{
-    calls::{CallAnswer, Purpose, height},
-    machine::LocalRelay,
+    command::{CallAnswer, height},
+    parts::{Header, Look, Purpose},
+    state::LocalRelay,
 };
 use crate::{
-    lane::{Event, HeadInfo},
-    market::{FeeHistory, FeePoint, HistoryFeed, REWARD_PERCENTILES},
+    chain::data_fee::DataFeeModel,
+    market::{FeeHistory, FeePoint, REWARD_PERCENTILES},
+    sender::{Account, HeadFacts, Input},
     table::Table,
     time::Timestamp,
 };
@@ -21,83 +22,10 @@ const MAX_WALK: usize = 64;
 /// Consecutive polls that may break off on the walk back; after that, the known blocks below are discarded instead.
 const MAX_BROKEN_LOOKS: u32 = 3;
 
-/// A block header, reduced to the fields used here.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Header {
-    number: U64,
-    hash: B256,
-    parent_hash: B256,
-    timestamp: U64,
-    #[serde(default)]
-    gas_limit: Option<U64>,
-    #[serde(default)]
-    base_fee_per_gas: Option<U128>,
-    #[serde(default)]
-    miner: Option<Address>,
-}
-
-/// Known state of the chain's blocks.
-#[derive(Debug, Default)]
-pub(super) struct Heads {
-    hash: Option<B256>,
-    /// Fee recipient of the newest block.
-    pub(super) proposer: Option<Address>,
-    /// Start of the last poll that confirmed the newest head; `None` before the first.
-    pub(super) looked_at: Option<Timestamp>,
-    pub(super) next_poll: Option<Timestamp>,
-    failures: u32,
-    /// Canonical hashes by height, from the newest final block on.
-    seen: Table<u64, B256>,
-    feed: HistoryFeed,
-    /// The account's nonce at the newest head.
-    latest_nonce: Option<u64>,
-    /// A block that was final when the nonce was last read: a nonce free at that time was free there.
-    pub(super) nonce_floor: u64,
-    /// (block number, block hash, account nonce) wherever the nonce rose.
-    nonces: Vec<(u64, B256, u64)>,
-}
-
-impl Heads {
-    pub(super) fn is_canonical(&self, number: u64, hash: B256) -> bool {
-        self.seen.get(&number) == Some(&hash)
-    }
-
-    /// True if another block is known to be canonical at this height.
-    pub(super) fn is_other(&self, number: u64, hash: B256) -> bool {
-        self.seen.get(&number).is_some_and(|known| *known != hash)
-    }
-
-    /// True if the account's nonce at the newest head is not above `nonce`.
-    pub(super) fn is_free(&self, nonce: u64) -> bool {
-        self.latest_nonce.is_some_and(|latest| latest <= nonce)
-    }
-
-    /// The first block at which the account's nonce was seen above `nonce`.
-    pub(super) fn first_above(&self, nonce: u64) -> Option<u64> {
-        self.nonces.iter().find(|(_, _, count)| *count > nonce).map(|(number, _, _)| *number)
-    }
-}
-
-/// A poll under way.
-#[derive(Debug)]
-pub(super) struct Look {
-    header: Option<Header>,
-    started: Timestamp,
-    waits: usize,
-    tagged: Option<u64>,
-    history: Option<FeeHistory>,
-    nonce: Option<u64>,
-    balance: Option<U256>,
-    /// Newest first.
-    canonical: Vec<(u64, B256)>,
-    is_walk_over: bool,
-}
-
 impl LocalRelay {
     /// Polls the head, if due and something is under way.
     pub(super) fn poll_head(&mut self, now: Timestamp) {
-        if !self.is_active() {
+        if !self.sender.is_busy() {
             self.heads.next_poll = None;
             return;
         }
@@ -105,17 +33,7 @@ impl LocalRelay {
         if self.look.is_some() || due > now {
             return;
         }
-        self.look = Some(Look {
-            header: None,
-            started: now,
-            waits: 1,
-            tagged: None,
-            history: None,
-            nonce: None,
-            balance: None,
-            canonical: Vec::new(),
-            is_walk_over: false,
-        });
+        self.look = Some(Look::started(now));
         self.call(now, Purpose::Head, "eth_getBlockByNumber", json!(["latest", false]));
     }
 
@@ -155,7 +73,8 @@ impl LocalRelay {
         if let Some(tag) = self.config.finality.tag() {
             calls.push((Purpose::Tagged, "eth_getBlockByNumber", json!([tag, false])));
         }
-        let missing = self.head.map_or(u64::MAX, |head| number.saturating_sub(head.number).saturating_add(2));
+        let known = self.sender.head.map(|head| head.number);
+        let missing = known.map_or(u64::MAX, |known| number.saturating_sub(known).saturating_add(2));
         let blocks = missing.clamp(4, self.config.fees.fee_history_blocks.max(4));
         let history = json!([height(blocks), height(number), REWARD_PERCENTILES]);
         calls.push((Purpose::History, "eth_feeHistory", history));
@@ -243,49 +162,36 @@ impl LocalRelay {
         }
         // Blocks above a head that moved back are no longer canonical.
         self.heads.seen.retain(|(seen, _)| *seen <= number);
-        let keep_from = final_block.unwrap_or(0).min(number.saturating_sub(MAX_WALK as u64));
+        // Down to the block that was final before: finality comes in steps of many blocks, and what was read in between counts.
+        let keep_from = self.final_block().unwrap_or(0).min(number.saturating_sub(MAX_WALK as u64));
         self.heads.seen.retain(|(seen, _)| *seen >= keep_from);
 
         let (next_base_fee, points) = self.prices(&header, look.history.as_ref());
-        let tip = self.pricing.tip(&self.config, self.config.fees.tip_within_blocks);
-        for point in &points {
-            self.pricing.block(point, tip);
-        }
-        let quote = self.pricing.quote(&self.config, next_base_fee);
-        self.pricing.set_price(next_base_fee.saturating_add(quote.max_priority_fee_per_gas));
-        let info = HeadInfo { number, timestamp_s: header.timestamp.to(), next_base_fee, quote, final_block };
-        self.head = Some(info);
         self.heads.hash = Some(header.hash);
-        self.heads.proposer = header.miner;
         self.heads.looked_at = Some(look.started);
         self.heads.failures = 0;
         self.plan_poll(now);
-
-        // Requests held since the last block get another try.
-        for id in std::mem::take(&mut self.held) {
-            self.queue.put_back(id);
-        }
-        for (number, hash) in canonical {
-            self.lane.handle_event(now, Event::Canonical { number, hash });
-        }
         self.heads.latest_nonce = look.nonce;
-        if let Some(latest) = look.nonce {
+        let final_nonce = look.nonce.and_then(|latest| {
             self.heads.nonce_floor = final_block.unwrap_or_else(|| number.saturating_sub(MAX_WALK as u64));
-            let finalized = self.final_nonce(number, header.hash, latest, final_block);
-            self.lane.handle_event(now, Event::AccountNonce { latest, finalized });
-        }
-        if let Some(wei) = look.balance {
-            self.lane.handle_event(now, Event::Balance(wei));
-        }
-        if let Some(gas) = header.gas_limit.map(|gas| gas.to::<u64>()) {
-            // A transaction above three quarters of the block gas limit hardly gets included.
-            self.pricing.most_gas = Some(self.pricing.most_gas.unwrap_or(u64::MAX).min(gas - gas / 4));
-        }
-        let terms = self.terms(now);
-        self.lane.handle_event(now, Event::Terms(terms));
-        self.lane.handle_event(now, Event::Head(info));
-        self.drain(now);
-        self.confirm_users(now, number, header.hash, final_block);
+            self.final_nonce(number, header.hash, latest, final_block)
+        });
+        let sender = self.key.address();
+        let facts = HeadFacts {
+            number,
+            timestamp_s: header.timestamp.to(),
+            next_base_fee,
+            points,
+            extra_data: None,
+            is_agreed: true,
+            proposer: header.miner,
+            gas_limit: header.gas_limit.map(|gas| gas.to()),
+            final_block,
+            canonical,
+            accounts: vec![Account { sender, latest_nonce: look.nonce, final_nonce, balance: look.balance }],
+            data_fee: self.config.l1_fee_oracle.map(|_| DataFeeModel::Quoted(self.data_fee)),
+        };
+        self.tell(now, Input::Head(Box::new(facts)));
     }
 
     /// The next block's base fee, wei per gas, and the new blocks.

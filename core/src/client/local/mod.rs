@@ -1,10 +1,9 @@
 //! A relay inside the caller, for callers without a relayer: it queues, batches and sends by itself, through one node,
 //! and pays from a *session key*.
 //!
-//! [`LocalRelay`] is a pure machine over the parts that the relayer ships: [`Queue`](crate::schedule::Queue) composes,
-//! [`Lane`](crate::lane::Lane) drives every transaction to finality, outcomes are read from
-//! [`events`](crate::request::outcome). It calls one node by JSON-RPC, keeps records in its caller's storage, and takes
-//! the time as an argument.
+//! [`LocalRelay`] is an edge of the sender that the relayer runs too: what is sent when, what together, for how much, and
+//! what a receipt means, is decided there. The edge calls one node by JSON-RPC, keeps records in its caller's storage, and
+//! takes the time as an argument.
 //!
 //! Lifecycle of a request: [`LocalRelay::admit`] checks it and returns a record; the caller stores that;
 //! [`LocalRelay::take`] queues it. Everything else comes as [`LocalCommand`]s, in order, until there is none:
@@ -36,22 +35,26 @@
 //! several.
 
 mod calls;
+mod command;
 mod config;
-mod dispatch;
-mod flights;
 mod heads;
+mod host;
 mod key;
 mod machine;
-mod nonces;
-mod pricing;
+mod parts;
+mod receipts;
 mod record;
 mod requests;
+mod simulate;
 mod spender;
+mod state;
+mod storage;
+mod users;
 mod view;
 
-pub use calls::CallAnswer;
+pub use command::{CallAnswer, LocalCommand, LocalReport};
 pub use config::{ConfigError, LocalConfig, LocalTiming};
 pub use key::SessionKey;
-pub use machine::{LocalCommand, LocalRelay, LocalReport};
 pub use requests::{Admitted, LocalAsk, LocalError};
+pub use state::LocalRelay;
 pub use view::{AccountView, LocalPlace, LocalView};

@@ -7,7 +7,8 @@ use serde_json::value::RawValue;
 use crate::{
     chain::{Fees, decimal},
     lane::{AttemptKey, AttemptKind, Plan},
-    request::{Reason, RequestId, Status, VerifiedRequest, vehicle::Payload},
+    record::{AttemptRecord, BatchRecord, BatchState, PlannedBatch},
+    request::{BatchId, Reason, RequestId, Status, VerifiedRequest, vehicle::Payload},
     time::Timestamp,
 };
 
@@ -33,12 +34,6 @@ pub(super) struct End {
     pub(super) at: Timestamp,
 }
 
-impl End {
-    pub(super) const fn new(status: Status, reason: Option<Reason>, at: Timestamp) -> Self {
-        Self { status, reason, detail: None, tx_hash: None, block_number: None, cost_wei: None, at }
-    }
-}
-
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RequestForm {
@@ -48,6 +43,9 @@ struct RequestForm {
     ceiling: u128,
     #[serde(default)]
     batch_failures: u32,
+    /// Absent in records of versions that did not count it.
+    #[serde(default, skip_serializing_if = "U256::is_zero", with = "decimal")]
+    spent: U256,
     request: Box<RawValue>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     end: Option<End>,
@@ -59,6 +57,8 @@ pub(super) struct RequestRecord {
     pub(super) accepted_at: Timestamp,
     pub(super) ceiling_wei_per_gas: u128,
     pub(super) batch_failures: u32,
+    /// Charged so far, wei.
+    pub(super) spent_wei: U256,
     pub(super) request: VerifiedRequest,
     pub(super) end: Option<End>,
 }
@@ -74,11 +74,12 @@ impl RequestRecord {
         accepted_at: Timestamp,
         ceiling: u128,
         batch_failures: u32,
+        spent: U256,
         end: Option<&End>,
     ) -> String {
         let request = String::from_utf8(request.to_stored()).ok().and_then(|text| RawValue::from_string(text).ok());
         let request = request.unwrap_or_else(|| unreachable!("a stored request is JSON"));
-        text(&RequestForm { version: VERSION, accepted_at, ceiling, batch_failures, request, end: end.cloned() })
+        text(&RequestForm { version: VERSION, accepted_at, ceiling, batch_failures, spent, request, end: end.cloned() })
     }
 
     pub(super) fn decode(key: &str, text: &str) -> Option<Self> {
@@ -88,6 +89,7 @@ impl RequestRecord {
             accepted_at: form.accepted_at,
             ceiling_wei_per_gas: form.ceiling,
             batch_failures: form.batch_failures,
+            spent_wei: form.spent,
             request,
             end: form.end,
         })
@@ -116,10 +118,32 @@ pub(super) struct BatchForm {
 }
 
 impl BatchForm {
-    pub(super) fn new(members: Vec<RequestId>, weights: Vec<u64>, plan: &Plan, planned_block: u64) -> Self {
-        let Payload { to, value, data, gas_limit } = plan.payload.clone();
-        let (deadline, ceiling, extra) = (plan.deadline, plan.ceiling_wei_per_gas, plan.extra_wei);
+    pub(super) fn new(planned: &PlannedBatch, payload: Payload, planned_block: u64, extra: U256) -> Self {
+        let Payload { to, value, data, gas_limit } = payload;
+        let members = planned.members.iter().map(|member| member.id).collect();
+        let weights = planned.members.iter().map(|member| member.own_gas.unwrap_or_default()).collect();
+        let BatchRecord { deadline, ceiling_wei_per_gas: ceiling, .. } = planned.batch;
         Self { members, weights, to, value, data, gas_limit, deadline, ceiling, extra, planned_block }
+    }
+
+    /// The batch as the sender knows it.
+    pub(super) fn record(&self, id: BatchId) -> BatchRecord {
+        BatchRecord {
+            id,
+            state: BatchState::Broadcast,
+            to: self.to,
+            value: self.value,
+            gas_limit: self.gas_limit,
+            deadline: self.deadline,
+            ceiling_wei_per_gas: self.ceiling,
+            trigger: String::new(),
+            // The time is not stored; batches of one lane are planned in the order of their nonces.
+            created_at: Timestamp(id.nonce),
+            included_hash: None,
+            block: None,
+            gas_used: None,
+            cost_wei: None,
+        }
     }
 
     pub(super) fn plan(&self) -> Plan {
@@ -138,7 +162,7 @@ impl BatchForm {
 /// A signed attempt as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct AttemptRecord {
+pub(super) struct AttemptForm {
     version: u32,
     pub(super) kind: AttemptKind,
     #[serde(with = "decimal")]
@@ -163,10 +187,17 @@ pub(super) fn parse_attempt_key(text: &str) -> Option<AttemptKey> {
     (attempt_key(key) == text).then_some(key)
 }
 
-impl AttemptRecord {
-    pub(super) const fn new(kind: AttemptKind, fees: Fees, hash: B256, raw: Bytes, batch: Option<BatchForm>) -> Self {
+impl AttemptForm {
+    pub(super) fn new(attempt: &AttemptRecord, batch: Option<BatchForm>) -> Self {
+        let AttemptRecord { kind, fees, hash, ref raw, .. } = *attempt;
         let (max_fee, max_priority_fee) = (fees.max_fee_per_gas, fees.max_priority_fee_per_gas);
-        Self { version: VERSION, kind, max_fee, max_priority_fee, hash, raw, batch }
+        Self { version: VERSION, kind, max_fee, max_priority_fee, hash, raw: raw.clone(), batch }
+    }
+
+    /// The attempt as the sender knows it.
+    pub(super) fn attempt(&self, batch: BatchId, index: u32) -> AttemptRecord {
+        let (kind, fees, hash, raw) = (self.kind, self.fees(), self.hash, self.raw.clone());
+        AttemptRecord { batch, index, kind, fees, hash, raw, created_at: Timestamp(batch.nonce) }
     }
 
     pub(super) const fn fees(&self) -> Fees {

@@ -1,19 +1,23 @@
 //! Requests: admission, cancellation, expiry, end.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
-use alloy_primitives::{B256, U256};
+use alloy_primitives::U256;
 
 use super::{
+    command::LocalCommand,
     config::LocalConfig,
-    machine::{LocalCommand, LocalRelay},
-    record::{End, RequestRecord, request_key},
+    parts::{Asked, Entry},
+    record::{RequestRecord, request_key},
+    state::{LANE, LocalRelay},
 };
 use crate::{
     request::{
         Call, Deadline, Forward, ForwarderDomain, Reason, RequestId, Status, Submission, SubmissionKind,
-        VerifiedRequest, VerifyContext, VerifyError, vehicle::VehicleKey, verify,
+        VerifiedRequest, VerifyContext, VerifyError, settlement::ceiling_left, vehicle::Company, verify,
     },
+    schedule::{QueuedRequest, Refusals},
+    sender::Input,
     time::Timestamp,
     tuning::BatchTuning,
 };
@@ -112,65 +116,6 @@ impl LocalError {
     }
 }
 
-/// A known request.
-#[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) request: Arc<VerifiedRequest>,
-    pub(super) accepted_at: Timestamp,
-    pub(super) ceiling_wei_per_gas: u128,
-    pub(super) status: Status,
-    pub(super) reason: Option<Reason>,
-    pub(super) detail: Option<String>,
-    pub(super) tx_hash: Option<B256>,
-    pub(super) block_number: Option<u64>,
-    pub(super) cost_wei: Option<U256>,
-    pub(super) ended_at: Option<Timestamp>,
-    /// True once its transaction has a nonce: it can't be cancelled any more.
-    pub(super) is_bound: bool,
-    /// Its end, on the way to storage; reported once durable.
-    pub(super) ending: Option<End>,
-}
-
-impl Entry {
-    pub(super) const fn open(request: Arc<VerifiedRequest>, accepted_at: Timestamp, ceiling_wei_per_gas: u128) -> Self {
-        Self {
-            request,
-            accepted_at,
-            ceiling_wei_per_gas,
-            status: Status::Queued,
-            reason: None,
-            detail: None,
-            tx_hash: None,
-            block_number: None,
-            cost_wei: None,
-            ended_at: None,
-            is_bound: false,
-            ending: None,
-        }
-    }
-
-    pub(super) fn ended(record: RequestRecord, end: End) -> Self {
-        let mut entry = Self::open(Arc::new(record.request), record.accepted_at, record.ceiling_wei_per_gas);
-        entry.apply(end);
-        entry
-    }
-
-    fn apply(&mut self, end: End) {
-        self.status = end.status;
-        self.reason = end.reason;
-        self.detail = end.detail;
-        self.tx_hash = end.tx_hash;
-        self.block_number = end.block_number;
-        self.cost_wei = end.cost_wei;
-        self.ended_at = Some(end.at);
-    }
-
-    /// True if it is in no transaction and not about to end.
-    pub(super) const fn is_waiting(&self) -> bool {
-        matches!(self.status, Status::Queued) && !self.is_bound && self.ending.is_none()
-    }
-}
-
 impl LocalRelay {
     /// Checks a request at `now`, and returns the record that makes it durable. No state changes: the instance that
     /// takes the request may be another one, in another tab. `open` is the number of open requests known to the caller.
@@ -216,13 +161,13 @@ impl LocalRelay {
         };
         let request = verify(submission, &context, now)?;
         self.check_size(&request)?;
-        let ceiling = self.ceiling(&request, U256::ZERO);
+        let gas = self.gas_reserved(&request);
+        let ceiling = self.ceiling(&request, gas);
         if ceiling == 0 {
-            let gas = self.gas_alone(&request);
             let max_cost_wei = max_cost_wei.unwrap_or_default();
             return Err(LocalError::CeilingTooLow { max_cost_wei, gas, value_wei: request.value() });
         }
-        let record = RequestRecord::encode(&request, now, ceiling, 0, None);
+        let record = RequestRecord::encode(&request, now, ceiling, 0, U256::ZERO, None);
         Ok(Admitted { id: request.id(), key: request_key(request.id()), record })
     }
 
@@ -232,7 +177,7 @@ impl LocalRelay {
         if gas > max_batch_gas {
             return Err(LocalError::TooLarge { needed: gas, limit: max_batch_gas, unit: "gas" });
         }
-        let bytes = self.params.member_bytes(request);
+        let bytes = self.sender.facts.params.member_bytes(request);
         if bytes > max_batch_bytes {
             let (needed, limit) = (bytes as u64, max_batch_bytes as u64);
             return Err(LocalError::TooLarge { needed, limit, unit: "bytes" });
@@ -240,23 +185,53 @@ impl LocalRelay {
         Ok(())
     }
 
-    /// Upper bound of the gas a request can be charged for, alone or in a batch: its own and an empty transaction's.
-    pub(super) fn gas_alone(&self, request: &VerifiedRequest) -> u64 {
-        self.params.member_gas(request).saturating_add(self.params.base_gas())
+    /// Gas of a request in a transaction alone: its own, and an empty transaction's.
+    fn gas_alone(&self, request: &VerifiedRequest) -> u64 {
+        let params = &self.sender.facts.params;
+        params.member_gas(request).saturating_add(params.base_gas())
     }
 
-    /// Highest gas price at which a request may be sent, with `extra_wei` beyond gas (I8); rounded down, wei per gas.
-    pub(super) fn ceiling(&self, request: &VerifiedRequest, extra_wei: U256) -> u128 {
+    /// Gas that a request can be charged for: its own transaction, and one that may have to cancel it.
+    fn gas_reserved(&self, request: &VerifiedRequest) -> u64 {
+        let params = &self.sender.facts.params;
+        params.reserved_gas(params.member_gas(request))
+    }
+
+    /// Highest gas price at which a request of this gas may be sent (I8); rounded down, wei per gas.
+    fn ceiling(&self, request: &VerifiedRequest, gas: u64) -> u128 {
         let most = self.config.fees.max_fee_ceiling_wei_per_gas;
         let Some(max_cost_wei) = request.max_cost_wei() else { return most };
-        let fixed = request.value().saturating_add(extra_wei);
-        let gas = match VehicleKey::of(request, false) {
-            // It pays for its transaction alone, and nothing else is in it.
-            key @ VehicleKey::Single(_) => self.params.payload(key, &[Arc::new(request.clone())]).gas_limit,
-            _ => self.gas_alone(request),
-        };
-        let affordable = max_cost_wei.saturating_sub(fixed) / U256::from(gas.max(1));
+        let affordable = max_cost_wei.saturating_sub(request.value()) / U256::from(gas.max(1));
         u128::try_from(affordable).unwrap_or(u128::MAX).min(most)
+    }
+
+    /// The queue's entry for an open request.
+    pub(super) fn queued(&mut self, entry: &Entry) -> QueuedRequest {
+        self.seq += 1;
+        let params = &self.sender.facts.params;
+        let request = entry.request.clone();
+        let gas = params.member_gas(&request);
+        let first = entry.ceiling_wei_per_gas;
+        QueuedRequest {
+            tenant: "".into(),
+            seq: self.seq,
+            accepted_at: entry.accepted_at,
+            gas,
+            bytes: params.member_bytes(&request),
+            ceiling_wei_per_gas: ceiling_left(first, params.reserved_gas(gas), entry.spent_wei),
+            first_ceiling_wei_per_gas: first,
+            // One session key pays for all requests: one without a maximum may cost anything.
+            reserved_wei: request.max_cost_wei().unwrap_or(U256::MAX),
+            spent_wei: entry.spent_wei,
+            price_percent: 100,
+            company: Company::Named,
+            simulations: 0,
+            batch_failures: entry.batch_failures,
+            due: request.deadline(),
+            is_late: false,
+            refusals: Refusals::default(),
+            request,
+        }
     }
 
     /// Takes a request whose record is durable. Idempotent.
@@ -274,16 +249,15 @@ impl LocalRelay {
         if self.entries.contains_key(&id) {
             return Ok(id);
         }
-        if let Some(end) = record.end.clone() {
-            self.entries.insert(id, Entry::ended(record, end));
-            self.changed(id);
-            return Ok(id);
-        }
-        let queued = self.enter(record);
-        self.queue.push(queued);
+        let entry = Entry::new(record);
+        let queued = entry.is_open().then(|| self.queued(&entry));
+        self.entries.insert(id, entry);
         self.changed(id);
-        self.wake(now);
-        self.go_on(now);
+        if let Some(queued) = queued {
+            self.tell(now, Input::Accepted(vec![queued]));
+            self.wake(now);
+            self.go_on(now);
+        }
         Ok(id)
     }
 
@@ -294,16 +268,15 @@ impl LocalRelay {
     /// [`LocalError::NotFound`], [`LocalError::TooLate`].
     pub fn cancel(&mut self, now: Timestamp, id: RequestId) -> Result<(), LocalError> {
         let entry = self.entries.get(&id).ok_or(LocalError::NotFound(id))?;
-        if !entry.is_waiting() {
-            let status = match &entry.ending {
-                Some(end) => end.status,
-                None if entry.status == Status::Queued => Status::Batched,
-                None => entry.status,
-            };
-            return Err(LocalError::TooLate { id, status });
+        let status = entry.ending.as_ref().map_or(entry.status, |end| end.status);
+        if entry.is_open() {
+            self.release(&[id]);
         }
-        self.release(&[id]);
-        self.end_with_successors(now, id, End::new(Status::Cancelled, Some(Reason::CancelledByOwner), now));
+        match self.sender.cancel(now, "", id) {
+            Ok(_) => self.obey(now),
+            Err(_) if status == Status::Queued => return Err(LocalError::TooLate { id, status: Status::Batched }),
+            Err(_) => return Err(LocalError::TooLate { id, status }),
+        }
         self.go_on(now);
         Ok(())
     }
@@ -328,89 +301,26 @@ impl LocalRelay {
     }
 
     /// Returns requests from a simulation, or from the held ones, to the queue.
-    pub(super) fn release(&mut self, ids: &[RequestId]) {
-        let is_in = |candidate: &super::dispatch::Candidate| ids.iter().any(|id| candidate.holds(*id));
-        if self.candidate.as_ref().is_some_and(is_in)
-            && let Some(candidate) = self.candidate.take()
-        {
-            for member in &candidate.members {
-                self.queue.put_back(member.id());
-            }
+    fn release(&mut self, ids: &[RequestId]) {
+        let is_in = |asked: &mut Asked| asked.candidate.members.iter().any(|member| ids.contains(&member.id()));
+        if let Some(asked) = self.asked.take_if(is_in) {
+            self.sender.give_up(LANE, &asked.candidate);
         }
-        let (released, held) = std::mem::take(&mut self.held).into_iter().partition(|id| ids.contains(id));
-        self.held = held;
-        let released: Vec<RequestId> = released;
-        released.into_iter().for_each(|id| self.queue.put_back(id));
+        self.sender.release(ids);
     }
 
-    /// Ends waiting requests whose deadline has passed.
-    pub(super) fn expire(&mut self, now: Timestamp) {
-        let late = |entry: &&Entry| entry.is_waiting() && entry.request.deadline() <= now;
-        let expired: Vec<RequestId> = self.entries.values().filter(late).map(|entry| entry.request.id()).collect();
-        if expired.is_empty() {
-            return;
-        }
-        self.release(&expired);
-        for id in expired {
-            self.end_with_successors(now, id, End::new(Status::Expired, Some(Reason::DeadlinePassed), now));
-        }
-    }
-
-    /// Ends a waiting request, and later ones of its user that can't execute without it.
-    pub(super) fn end_with_successors(&mut self, now: Timestamp, id: RequestId, end: End) {
-        // Successors that are held or in a simulation lose their predecessor too.
+    /// Ends later requests of the same user, which can't execute without this one.
+    pub(super) fn end_behind(&mut self, now: Timestamp, id: RequestId) {
         let sequence = self.entries.get(&id).and_then(|entry| entry.request.sequence());
-        if let Some((forwarder, signer, nonce)) = sequence {
-            let later: Vec<RequestId> = self
-                .entries
-                .values()
-                .filter(|entry| entry.is_waiting())
-                .filter(|entry| {
-                    entry.request.sequence().is_some_and(|(f, s, n)| (f, s) == (forwarder, signer) && n > nonce)
-                })
-                .map(|entry| entry.request.id())
-                .collect();
-            self.release(&later);
-        }
-        let successors = self.queue.successors(id);
-        self.end(id, end, false);
-        for successor in successors {
-            self.end(successor, End::new(Status::Rejected, Some(Reason::PredecessorFailed), now), false);
-        }
-    }
-
-    /// Ends a request; its status changes once that is durable. `is_consumed`: its user's nonce is used.
-    pub(super) fn end(&mut self, id: RequestId, end: End, is_consumed: bool) {
-        let Some(entry) = self.entries.get_mut(&id).filter(|entry| entry.ending.is_none() && entry.ended_at.is_none())
-        else {
-            return;
+        let Some((forwarder, signer, nonce)) = sequence else { return };
+        let is_later = |entry: &&Entry| {
+            entry.is_open()
+                && entry.status == Status::Queued
+                && entry.request.sequence().is_some_and(|(f, s, n)| (f, s) == (forwarder, signer) && n > nonce)
         };
-        entry.ending = Some(end.clone());
-        self.store_end(id, &end);
-        self.queue.remove(id, is_consumed);
-    }
-
-    pub(super) fn end_stored(&mut self, id: RequestId) {
-        if let Some(entry) = self.entries.get_mut(&id)
-            && let Some(end) = entry.ending.take()
-        {
-            entry.apply(end);
-            self.changed(id);
-        }
-    }
-
-    /// Moves an open request to `status`, if the transition is allowed.
-    pub(super) fn set_status(&mut self, id: RequestId, status: Status, reason: Option<Reason>) {
-        let Some(entry) = self.entries.get_mut(&id) else { return };
-        if !entry.status.can_become(status) || entry.ending.is_some() {
-            return;
-        }
-        entry.status = status;
-        entry.reason = reason;
-        if status != Status::Included {
-            entry.tx_hash = None;
-            entry.block_number = None;
-        }
-        self.changed(id);
+        let later: Vec<RequestId> = self.entries.values().filter(is_later).map(|entry| entry.request.id()).collect();
+        self.release(&later);
+        let behind = self.sender.queue.waiting_from(forwarder, signer, nonce);
+        self.sender.end_waiting(now, &behind, Status::Rejected, Reason::PredecessorFailed, None);
     }
 }

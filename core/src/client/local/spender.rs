@@ -8,11 +8,11 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    calls::{Purpose, height},
-    flights::PollRun,
-    machine::LocalRelay,
+    command::height,
+    parts::{PollRun, Purpose, Search},
+    state::LocalRelay,
 };
-use crate::{lane::PollPurpose, table::Table, time::Timestamp};
+use crate::{lane::PollPurpose, time::Timestamp};
 
 /// A block with its transactions.
 #[derive(Debug, Deserialize)]
@@ -28,37 +28,12 @@ struct Transaction {
     nonce: U64,
 }
 
-/// A search: the nonce was free after block `low`, and used after block `high`.
-#[derive(Debug)]
-pub(super) struct Search {
-    low: u64,
-    high: u64,
-    /// Blocks that may still be read one by one; `None` while the node has old state for bisection.
-    scan_left: Option<u64>,
-    /// True once the search was restarted from block 0 because its lower bound was wrong.
-    is_widened: bool,
-}
-
-/// Searches under way, and pauses after searches without result.
-#[derive(Debug, Default)]
-pub(super) struct Spenders {
-    searches: Table<u64, Search>,
-    /// By nonce: (head number before which no search starts, length of the pause in blocks).
-    pauses: Table<u64, (u64, u64)>,
-}
-
-impl Spenders {
-    pub(super) fn forget(&mut self, nonce: u64) {
-        self.pauses.remove(&nonce);
-    }
-}
-
 impl LocalRelay {
     /// Starts the search for a poll that found no receipt.
     pub(super) fn find_spender(&mut self, now: Timestamp, poll: u64, run: PollRun) {
-        let head = self.head.map_or(0, |head| head.number);
+        let head = self.head();
         let paused = self.spenders.pauses.get(&run.nonce).is_some_and(|(until, _)| head < *until);
-        let low = self.flights.get(&run.nonce).map(|flight| flight.planned_block);
+        let low = self.nonces.get(&run.nonce).map(|open| open.planned_block);
         let high = self.heads.first_above(run.nonce);
         if self.heads.is_free(run.nonce) {
             // The nonce is unused: a transaction once seen in a block is no longer there, and nothing is lost.
@@ -127,7 +102,7 @@ impl LocalRelay {
         }
         self.spenders.searches.remove(&poll);
         let Some(run) = self.polls.remove(&poll) else { return };
-        let head = self.head.map_or(0, |head| head.number);
+        let head = self.head();
         if used.is_none() {
             let pause = self.spenders.pauses.get(&nonce).map_or(1, |(_, pause)| pause.saturating_mul(2));
             self.spenders.pauses.insert(nonce, (head.saturating_add(pause), pause));
@@ -137,7 +112,7 @@ impl LocalRelay {
 
     /// Reports the result for the nonce to the lane: finally used by a foreign transaction, or nothing certain.
     fn tell_spender(&mut self, now: Timestamp, mut run: PollRun, spender: Option<(u64, B256)>) {
-        let last = self.head.and_then(|head| head.final_block);
+        let last = self.final_block();
         match spender {
             None => run.is_complete = false,
             // Our own transaction: the node has not indexed its receipt yet.

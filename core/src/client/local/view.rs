@@ -3,9 +3,13 @@
 use alloy_primitives::{Address, B256, U256};
 use serde::{Serialize, Serializer};
 
-use super::{machine::LocalRelay, requests::Entry};
+use super::{
+    parts::Entry,
+    state::{LANE, LocalRelay},
+};
 use crate::{
     chain::decimal,
+    lane::Lane,
     request::{Reason, RequestId, Status},
     table::Table,
     time::Timestamp,
@@ -119,13 +123,14 @@ impl LocalRelay {
 
     /// The paying account.
     pub fn account(&self) -> AccountView {
+        let lane = self.sender.lane(LANE).map(|lane| &lane.machine);
         AccountView {
             address: self.key.address(),
-            balance_wei: self.lane.balance(),
-            in_flight: self.lane.in_flight(),
-            unfinal: self.lane.unfinal(),
+            balance_wei: lane.and_then(Lane::balance),
+            in_flight: lane.map_or(0, Lane::in_flight),
+            unfinal: lane.map_or(0, Lane::unfinal),
             waiting: self.entries.values().filter(|entry| entry.status == Status::Queued).count(),
-            is_underfunded: self.lane.is_underfunded(),
+            is_underfunded: lane.is_some_and(Lane::is_underfunded),
         }
     }
 }

@@ -25,6 +25,11 @@ pub(in crate::relay) struct RelayHost;
 impl Host for RelayHost {
     type Fees = ChainFees;
     type Books = Arc<Tenants>;
+
+    const NONCES_AT_ONCE: usize = 200;
+    const HAS_LEDGER: bool = true;
+    const HAS_MAJORITY: bool = true;
+    const HAS_RESERVATIONS: bool = true;
 }
 
 /// One chain's view of fees, by `chain.timing`.

@@ -204,7 +204,7 @@ async fn scroll(pool: &RpcPool, multicall3: Option<Address>, block: &Value) -> R
 pub(in crate::relay) async fn ask(pool: &RpcPool, model: &DataFeeModel, payload: &Payload, head: u64) -> DataQuote {
     let block = json!(U64::from(pool.reference().map_or(head, |common| common.min(head))));
     match model {
-        DataFeeModel::None | DataFeeModel::OpStack(..) => DataQuote::default(),
+        DataFeeModel::None | DataFeeModel::OpStack(..) | DataFeeModel::Quoted(_) => DataQuote::default(),
         DataFeeModel::Arbitrum(poster) => {
             let call =
                 gasEstimateL1ComponentCall { to: payload.to, contractCreation: false, data: payload.data.clone() };

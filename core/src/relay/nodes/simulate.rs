@@ -30,8 +30,7 @@ use crate::{
     request::{
         VerifiedRequest,
         gate::Word,
-        outcome::MemberOutcome,
-        simulation::{self, Ahead, Environment, MemberSimulation, SimulatedBlock, Verdict},
+        simulation::{self, Ahead, Environment, SimulatedBlock, Verdict},
         vehicle::{VehicleKey, VehicleParams, forward_data},
     },
     sender::Simulation,
@@ -261,21 +260,10 @@ async fn at_once(pool: &RpcPool, place: usize, question: &Question<'_>) -> Resul
         Err(error) if error.class == RpcErrorClass::Reverted => Verdict::Whole(error.message),
         Err(error) => return Err(error),
     };
-    let count = members.len();
-    let (words, used, whole) = match verdict {
-        Verdict::Members(simulated) => {
-            let used = simulated.iter().map(|member| member.gas_used).collect();
-            let word = |(simulated, member): (MemberSimulation, &Arc<VerifiedRequest>)| match simulated.outcome {
-                // A failing call of its own failed in its target.
-                MemberOutcome::Untouched if member.sequence().is_none() => Word::Reverts(simulated.detail),
-                outcome => Word::of(outcome),
-            };
-            (simulated.into_iter().zip(members).map(word).collect(), used, None)
-        }
-        Verdict::Whole(text) if count == 1 => (vec![Word::Reverts(Some(text))], Vec::new(), None),
-        Verdict::Whole(text) => (vec![Word::Unknown; count], Vec::new(), Some(text)),
-        Verdict::Unknown => return Err(RpcError::useless(SIMULATE)),
-    };
+    if matches!(verdict, Verdict::Unknown) {
+        return Err(RpcError::useless(SIMULATE));
+    }
+    let (words, used, whole) = simulation::heard(verdict, members);
     Ok(Heard { place, words, used, whole, is_batch: true })
 }
 
