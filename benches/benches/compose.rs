@@ -10,7 +10,7 @@ use slackwater::{
     Timestamp,
     chain::ChainSpec,
     request::{
-        Deadline, LaneId, Submission, SubmissionKind, VerifiedRequest, VerifyContext,
+        LaneId, Submission, VerifiedRequest, VerifyContext,
         vehicle::{Company, VehicleKey, VehicleParams},
         verify,
     },
@@ -41,12 +41,8 @@ fn requests(count: usize, users: usize, now: Timestamp) -> Vec<Arc<VerifiedReque
     let mut crowd = Crowd::new(&world, users);
     let verified = (0..count).map(|i| {
         let request = crowd.mark(i % users);
-        let submission = Submission {
-            chain_id: world.chain_id,
-            kind: SubmissionKind::Forward(request.forward),
-            deadline: Some(Deadline::Within(Duration::from_secs(30 + i as u64 % 600))),
-            max_cost_wei: None,
-        };
+        let within = Duration::from_secs(30 + i as u64 % 600);
+        let submission = Submission::forward(world.chain_id, request.forward).within(within);
         Arc::new(verify(submission, &context, now).expect("a good request"))
     });
     verified.collect()

@@ -9,7 +9,7 @@ use alloy_primitives::{Address, B256, keccak256};
 use criterion::{Criterion, criterion_group, criterion_main};
 use slackwater::{
     Timestamp,
-    request::{Submission, SubmissionKind, VerifyContext, recover, verify},
+    request::{Submission, VerifyContext, recover, verify},
 };
 use slackwater_benches::{
     World,
@@ -70,12 +70,7 @@ fn benches(criterion: &mut Criterion) {
     });
     group.bench_function("whole request", |bencher| {
         bencher.iter_batched(
-            || Submission {
-                chain_id: world.chain_id,
-                kind: SubmissionKind::Forward(next().forward.clone()),
-                deadline: None,
-                max_cost_wei: None,
-            },
+            || Submission::forward(world.chain_id, next().forward.clone()),
             |submission| verify(submission, &context, now).expect("a good request"),
             criterion::BatchSize::SmallInput,
         );

@@ -21,7 +21,7 @@ use slackwater::{
     chain::ChainSpec,
     contracts::{forwarder, guestbook},
     relay::{ChainSetup, LocalSigner, Relay, RpcEndpoint, RpcPool, SubmitItem, WaitFor},
-    request::{Deadline, Forward, ForwarderDomain, Status, Submission, SubmissionKind},
+    request::{Forward, ForwarderDomain, Status, Submission},
 };
 
 /// First account of every development node: it pays.
@@ -63,12 +63,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 signature: Bytes::new(),
             };
             forward.signature = user.identity().sign(domain.digest(&forward));
-            let submission = Submission {
-                chain_id: 31_337,
-                kind: SubmissionKind::Forward(forward),
-                deadline: Some(Deadline::Within(Duration::from_secs(60))),
-                max_cost_wei: None,
-            };
+            let submission = Submission::forward(31_337, forward).within(Duration::from_secs(60));
             SubmitItem { submission, idempotency_key: None, submitted_by: None }
         })
         .collect();

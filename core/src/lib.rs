@@ -8,7 +8,7 @@
 //! use slackwater::{
 //!     chain::ChainSpec,
 //!     relay::{ChainSetup, LocalSigner, Relay, SubmitItem, WaitFor},
-//!     request::{Deadline, Forward, Submission, SubmissionKind},
+//!     request::{Forward, Submission},
 //! };
 //!
 //! # async fn example(forward: Forward, key: &str) -> Result<(), Box<dyn std::error::Error>> {
@@ -18,12 +18,8 @@
 //!     .forwarder(forward.forwarder);
 //! let relay = Relay::builder().chain(chain).database("ledger.db").start().await?;
 //!
-//! let submission = Submission {
-//!     chain_id: 31_337,
-//!     kind: SubmissionKind::Forward(forward), // signed by a user's wallet (EIP-712)
-//!     deadline: Some(Deadline::Within(Duration::from_secs(30))),
-//!     max_cost_wei: None,
-//! };
+//! // `forward` is signed by a user's wallet (EIP-712).
+//! let submission = Submission::forward(31_337, forward).within(Duration::from_secs(30));
 //! // Durable and promised when this returns; no chain was waited for.
 //! let accepted = relay.submit("default", SubmitItem { submission, idempotency_key: None, submitted_by: None }).await?;
 //! let done = relay.wait(accepted.record.id, WaitFor::Terminal).await?;

@@ -7,7 +7,7 @@ use alloy_primitives::{Address, U256};
 use slackwater::{
     Timestamp,
     relay::{LocalSigner, SubmitItem},
-    request::{Deadline, Forward, ForwarderDomain, Submission, SubmissionKind},
+    request::{Forward, ForwarderDomain, Submission},
 };
 
 use crate::{
@@ -362,9 +362,8 @@ impl Plan {
         };
         forward.signature = signer.identity().sign(domain.digest(&forward));
         signatures.insert(forward.signature.clone(), (signer.address(), nonce));
-        let deadline = Deadline::At(Timestamp((at + slack).min((deadline_s - 2) * 1_000)));
-        let kind = SubmissionKind::Forward(forward);
-        let submission = Submission { chain_id, kind, deadline: Some(deadline), max_cost_wei: None };
+        let deadline = Timestamp((at + slack).min((deadline_s - 2) * 1_000));
+        let submission = Submission::forward(chain_id, forward).deadline(deadline);
         Operation {
             op,
             tenant: TENANT,

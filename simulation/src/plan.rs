@@ -7,7 +7,7 @@ use slackwater::{
     Timestamp,
     chain::{ChainFamily, ChainSpec, FinalityRule},
     relay::{LocalSigner, SubmitItem},
-    request::{Call, Deadline, Forward, ForwarderDomain, RequestId, Submission, SubmissionKind},
+    request::{Call, Forward, ForwarderDomain, RequestId, Submission},
 };
 
 use crate::{
@@ -337,10 +337,10 @@ impl Plan {
             let is_call = rng.permille(self.calls) || self.users.is_empty();
             let gas = U256::from(rng.within(30_000, 120_000));
             let tenant = *rng.pick(&["alpha", "beta"]);
-            let (kind, deadline) = if is_call {
+            let mut submission = if is_call {
                 let any_sender = rng.permille(400) && to == GOOD;
                 let call = Call { to, value: U256::ZERO, gas, data: op_data(op), any_sender, salt: String::new() };
-                (SubmissionKind::Call(call), Deadline::Within(Duration::from_millis(slack)))
+                Submission::call(chain_id, call).within(Duration::from_millis(slack))
             } else {
                 let place = usize::try_from(rng.below(self.users.len() as u64)).unwrap_or(0);
                 let signer = &self.users[place];
@@ -360,13 +360,12 @@ impl Plan {
                 };
                 forward.signature = signer.identity().sign(domain.digest(&forward));
                 signatures.insert(forward.signature.clone(), (signer.address(), nonce));
-                let deadline = Deadline::At(Timestamp((at + slack).min((deadline_s - 2) * 1_000)));
-                (SubmissionKind::Forward(forward), deadline)
+                let deadline = Timestamp((at + slack).min((deadline_s - 2) * 1_000));
+                Submission::forward(chain_id, forward).deadline(deadline)
             };
             let has_limit = rng.permille(150) && !self.is_strict && !self.must_land;
-            let max_cost_wei = has_limit
+            submission.max_cost_wei = has_limit
                 .then(|| U256::from(self.base_fee + 2_500_000_000) * U256::from(rng.within(150_000, 3_000_000)));
-            let submission = Submission { chain_id, kind, deadline: Some(deadline), max_cost_wei };
             let key = (is_call || rng.permille(600)).then(|| format!("key-{op}"));
             operations.push(Operation {
                 op,

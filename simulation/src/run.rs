@@ -14,7 +14,7 @@ use slackwater::{
     relay::{
         ChainSetup, ChainTuning, ForwarderSetup, Relay, RelayConfig, RpcEndpoint, SubmitError, SubmitItem, TimingMode,
     },
-    request::{Status, SubmissionKind},
+    request::{Call, Status},
 };
 use tokio::time::Instant;
 
@@ -425,11 +425,9 @@ impl World {
             if operation.end.is_some() || operation.under_way > 0 || operation.tries == 0 || operation.next_at > now {
                 continue;
             }
-            if operation.op >= FIRST_OP
-                && matches!(hostility.signer, HostileSigner::Tight | HostileSigner::PricedOut)
-                && let SubmissionKind::Forward(forward) = &operation.item.submission.kind
-            {
-                let ceiling = Plan::tight_ceiling(next_base_fee, forward.gas, &mut self.hostile_rng);
+            if operation.op >= FIRST_OP && matches!(hostility.signer, HostileSigner::Tight | HostileSigner::PricedOut) {
+                let ceiling =
+                    Plan::tight_ceiling(next_base_fee, operation.item.submission.kind.gas(), &mut self.hostile_rng);
                 operation.item.submission.max_cost_wei.get_or_insert(ceiling);
             }
             for _ in 0..operation.tries {
@@ -444,8 +442,9 @@ impl World {
                 && self.rng.permille(300)
             {
                 let mut other = item;
-                if let SubmissionKind::Call(call) = &mut other.submission.kind {
-                    call.data = op_data(op + 10_000);
+                if let Some(call) = other.submission.kind.as_call() {
+                    let call = Call { data: op_data(op + 10_000), ..call.clone() };
+                    other.submission.kind = call.into();
                     due.push((place, tenant, other, true));
                 }
             }
@@ -487,12 +486,11 @@ impl World {
         let pause = self.rng.within(200, 1_500);
         match answer {
             Ok(id) => {
-                match &self.operations[place].item.submission.kind {
-                    SubmissionKind::Forward(forward) => {
-                        let (nonce, user) = (forward.nonce, forward.from);
+                match self.operations[place].item.submission.kind.sequence() {
+                    Some((_, user, nonce)) => {
                         self.note(format_args!("#{op} is acknowledged: nonce {nonce} of {user}"));
                     }
-                    SubmissionKind::Call(_) => self.note(format_args!("#{op} is acknowledged: a call")),
+                    None => self.note(format_args!("#{op} is acknowledged: a call")),
                 }
                 if self.store.request(id).is_none() {
                     self.violate(format!("I2: op #{op} is acknowledged before it is durable"));

@@ -14,6 +14,11 @@ pub(crate) fn serialize<T: fmt::Display, S: Serializer>(value: &T, serializer: S
     serializer.collect_str(value)
 }
 
+/// A number where every JSON implementation reads it exactly, a string above.
+pub(crate) fn number<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    if *value <= 1 << 53 { serializer.serialize_u64(*value) } else { serializer.collect_str(value) }
+}
+
 pub(crate) fn deserialize<'de, T, D>(deserializer: D) -> Result<T, D::Error>
 where
     T: FromStr + TryFrom<u64>,

@@ -33,7 +33,7 @@ pub use outbox::{
 };
 pub use retry::{GiveUp, Retry, RetryPolicy};
 pub use sse::{MAX_MESSAGE_BYTES, SseError, SseMessage, SseParser};
-pub use submit::{CallAsk, IdempotencyKey, MAX_IDEMPOTENCY_KEY_BYTES, MAX_SUBMIT_BYTES, Submit, SubmitKind};
+pub use submit::{CallAsk, IdempotencyKey, MAX_IDEMPOTENCY_KEY_BYTES, MAX_SUBMIT_BYTES, Submit};
 
 pub use crate::wire::{
     Accepted, Attempt, Batch, Chain, ChainFees, ChainForecast as Forecast, Chains, Fees as OfferedFees, Forwarder,

@@ -3,12 +3,12 @@
 use std::{fmt, time::Duration};
 
 use alloy_primitives::{Address, Bytes, U256, hex, keccak256};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use super::{api::span, error::ClientError, http::excerpt, verify::CLOCK_TOLERANCE};
 use crate::{
     chain::decimal,
-    request::{Deadline, Forward},
+    request::{Call, Content, Deadline, Forward, RequestKind, Submission},
     time::Timestamp,
     wire::{self, Kind},
 };
@@ -90,15 +90,6 @@ pub struct CallAsk {
     pub any_sender: bool,
 }
 
-/// What is asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SubmitKind {
-    /// ERC-2771, signed by a user.
-    Forward(Box<Forward>),
-    /// A call of the tenant's own.
-    Call(CallAsk),
-}
-
 /// One request to be relayed.
 ///
 /// ```
@@ -115,10 +106,7 @@ pub enum SubmitKind {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Submit {
-    chain_id: u64,
-    kind: SubmitKind,
-    deadline: Option<Deadline>,
-    max_cost_wei: Option<U256>,
+    submission: Submission,
     salt: Vec<u8>,
     key: Option<IdempotencyKey>,
 }
@@ -126,37 +114,33 @@ pub struct Submit {
 impl Submit {
     /// A request that a user signed.
     pub fn forward(chain_id: u64, forward: Forward) -> Self {
-        Self::new(chain_id, SubmitKind::Forward(Box::new(forward)), Vec::new())
+        Self { submission: Submission::forward(chain_id, forward), salt: Vec::new(), key: None }
     }
 
     /// A call of the tenant's own. Equal calls with the same `salt` are one: give random bytes, or what names the
     /// business that this call belongs to.
     pub fn call(chain_id: u64, call: CallAsk, salt: &[u8]) -> Self {
-        Self::new(chain_id, SubmitKind::Call(call), salt.to_vec())
-    }
-
-    const fn new(chain_id: u64, kind: SubmitKind, salt: Vec<u8>) -> Self {
-        Self { chain_id, kind, deadline: None, max_cost_wei: None, salt, key: None }
+        Self { submission: Submission::call(chain_id, call.into()), salt: salt.to_vec(), key: None }
     }
 
     /// How long it may take, from its arrival at the relayer.
     #[must_use]
     pub const fn within(mut self, within: Duration) -> Self {
-        self.deadline = Some(Deadline::Within(within));
+        self.submission.deadline = Some(Deadline::Within(within));
         self
     }
 
     /// Latest acceptable inclusion, to whole seconds, rounded down.
     #[must_use]
     pub const fn deadline(mut self, at: Timestamp) -> Self {
-        self.deadline = Some(Deadline::At(at));
+        self.submission.deadline = Some(Deadline::At(at));
         self
     }
 
     /// The most that it may cost in total.
     #[must_use]
     pub const fn max_cost_wei(mut self, wei: U256) -> Self {
-        self.max_cost_wei = Some(wei);
+        self.submission.max_cost_wei = Some(wei);
         self
     }
 
@@ -169,12 +153,12 @@ impl Submit {
 
     /// EIP-155 chain id.
     pub const fn chain_id(&self) -> u64 {
-        self.chain_id
+        self.submission.chain_id
     }
 
     /// What is asked for.
-    pub const fn kind(&self) -> &SubmitKind {
-        &self.kind
+    pub const fn kind(&self) -> &RequestKind {
+        &self.submission.kind
     }
 
     /// The key under which it is sent.
@@ -194,10 +178,7 @@ impl Submit {
     /// one, or `within` counted from `now`.
     pub fn expires_at(&self, now: Timestamp) -> Option<Timestamp> {
         let asked = self.asked(now);
-        let signed = match &self.kind {
-            SubmitKind::Forward(forward) => Some(Timestamp::from_secs(forward.deadline)),
-            SubmitKind::Call(_) => None,
-        };
+        let signed = self.kind().chain_deadline_s().map(Timestamp::from_secs);
         asked.into_iter().chain(signed).min()
     }
 
@@ -208,24 +189,21 @@ impl Submit {
     }
 
     fn asked(&self, now: Timestamp) -> Option<Timestamp> {
-        self.deadline.map(|deadline| match deadline {
+        self.submission.deadline.map(|deadline| match deadline {
             Deadline::At(at) => at,
             Deadline::Within(within) => now.saturating_add(within),
         })
     }
 
     fn write(&self, key: Option<&IdempotencyKey>) -> String {
-        let (kind, forward, call) = match &self.kind {
-            SubmitKind::Forward(forward) => ("forward", Some(ForwardOut::from(&**forward)), None),
-            SubmitKind::Call(call) => ("call", None, Some(call)),
-        };
-        let (within, deadline) = match self.deadline {
+        let Submission { chain_id, kind, deadline, max_cost_wei: max_cost } = &self.submission;
+        let (within, deadline) = match *deadline {
             Some(Deadline::Within(within)) => (Some(span(within)), None),
             Some(Deadline::At(at)) => (None, Some(at.as_secs())),
             None => (None, None),
         };
-        let (chain_id, max_cost) = (self.chain_id, self.max_cost_wei);
-        let out = SubmitOut { chain_id, kind, forward, call, within, deadline, max_cost, idempotency_key: key };
+        let (chain_id, content, max_cost) = (*chain_id, Content(kind), *max_cost);
+        let out = SubmitOut { chain_id, content, within, deadline, max_cost, idempotency_key: key };
         serde_json::to_string(&out).unwrap_or_else(|error| unreachable!("a submission is always JSON: {error}"))
     }
 
@@ -240,9 +218,14 @@ impl Submit {
         }
         let body: wire::Submit<'_> = serde_json::from_slice(text.as_bytes())
             .map_err(|error| ClientError::invalid("request", excerpt(&error.to_string())))?;
-        let kind = match (body.kind, body.forward, body.call) {
-            (Kind::Forward, Some(forward), None) => SubmitKind::Forward(Box::new(forward.into())),
-            (Kind::Call, None, Some(call)) => SubmitKind::Call(call.try_into()?),
+        let mut kind = match (body.kind, body.forward, body.call) {
+            (Kind::Forward, Some(forward), None) => RequestKind::from(Forward::from(forward)),
+            (Kind::Call, None, Some(call)) => {
+                if u64::try_from(call.gas.0).is_err() {
+                    return Err(ClientError::invalid("call", "gas is out of range"));
+                }
+                Call::from(call).into()
+            }
             _ => return Err(ClientError::invalid("kind", "`forward` or `call`, with the member of that name only")),
         };
         let deadline = match (body.within, body.deadline) {
@@ -251,26 +234,19 @@ impl Submit {
             (None, at) => at.map(|at| Deadline::At(at.0)),
         };
         let key = body.idempotency_key.map(IdempotencyKey::new).transpose()?;
-        if matches!(kind, SubmitKind::Call(_)) && key.is_none() && salt.is_none() {
+        if kind.salt().is_some() && key.is_none() && salt.is_none() {
             return Err(ClientError::invalid("idempotencyKey", "a call needs one, or a salt"));
         }
-        Ok(Self {
-            chain_id: body.chain_id.0,
-            kind,
-            deadline,
-            max_cost_wei: body.max_cost.map(|wei| wei.0),
-            salt: salt.unwrap_or_default().to_vec(),
-            key,
-        })
+        let mut submission = Submission::new(body.chain_id.0, kind);
+        (submission.deadline, submission.max_cost_wei) = (deadline, body.max_cost.map(|wei| wei.0));
+        Ok(Self { submission, salt: salt.unwrap_or_default().to_vec(), key })
     }
 }
 
-impl TryFrom<wire::Call> for CallAsk {
-    type Error = ClientError;
-
-    fn try_from(call: wire::Call) -> Result<Self, ClientError> {
-        let gas = u64::try_from(call.gas.0).map_err(|_| ClientError::invalid("call", "gas is out of range"))?;
-        Ok(Self { to: call.to.0, value: call.value.0, gas, data: call.data.0, any_sender: call.any_sender })
+impl From<CallAsk> for Call {
+    fn from(ask: CallAsk) -> Self {
+        let CallAsk { to, value, gas, data, any_sender } = ask;
+        Self { to, value, gas: U256::from(gas), data, any_sender, salt: String::new() }
     }
 }
 
@@ -278,13 +254,10 @@ impl TryFrom<wire::Call> for CallAsk {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct SubmitOut<'a> {
-    #[serde(serialize_with = "number")]
+    #[serde(serialize_with = "decimal::number")]
     chain_id: u64,
-    kind: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    forward: Option<ForwardOut<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    call: Option<&'a CallAsk>,
+    #[serde(flatten)]
+    content: Content<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     within: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -293,42 +266,4 @@ struct SubmitOut<'a> {
     max_cost: Option<U256>,
     #[serde(skip_serializing_if = "Option::is_none")]
     idempotency_key: Option<&'a IdempotencyKey>,
-}
-
-#[derive(Serialize)]
-struct ForwardOut<'a> {
-    forwarder: Address,
-    from: Address,
-    to: Address,
-    #[serde(with = "decimal")]
-    value: U256,
-    #[serde(with = "decimal")]
-    gas: U256,
-    #[serde(with = "decimal")]
-    nonce: U256,
-    #[serde(serialize_with = "number")]
-    deadline: u64,
-    data: &'a Bytes,
-    signature: &'a Bytes,
-}
-
-impl<'a> From<&'a Forward> for ForwardOut<'a> {
-    fn from(forward: &'a Forward) -> Self {
-        Self {
-            forwarder: forward.forwarder,
-            from: forward.from,
-            to: forward.to,
-            value: forward.value,
-            gas: forward.gas,
-            nonce: forward.nonce,
-            deadline: forward.deadline,
-            data: &forward.data,
-            signature: &forward.signature,
-        }
-    }
-}
-
-/// A number where every JSON implementation reads it exactly, a string above.
-fn number<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
-    if *value <= 1 << 53 { serializer.serialize_u64(*value) } else { serializer.collect_str(value) }
 }

@@ -6,8 +6,9 @@ mod open;
 mod pause;
 mod tenant;
 
+pub use crate::request::KindName;
 pub use budget::{Budget, BudgetBook, BudgetError, BudgetShare, BudgetShares};
 pub use claim::{Claim, LineKey};
 pub use open::{OpenBook, OpenError, OpenLimits};
 pub use pause::{PauseNote, PauseScope, Pauses};
-pub use tenant::{KindName, PolicyDenial, TargetRule, TenantPolicy};
+pub use tenant::{PolicyDenial, TargetRule, TenantPolicy};

@@ -10,33 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{Budget, BudgetShares};
 use crate::{
-    request::{RequestKind, VerifiedRequest, vehicle::Company},
+    request::{KindName, VerifiedRequest, vehicle::Company},
     tuning::keys,
 };
 
 /// `multicall(bytes[])`: with an ERC-2771 recipient older than OpenZeppelin 4.9.4 / 5.0.1 it lets the caller forge the
 /// sender (advisory GHSA-g4vp-m682-qqmp).
 const MULTICALL_SELECTOR: FixedBytes<4> = fixed_bytes!("ac9650d8");
-
-/// Name of a request kind in policies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum KindName {
-    /// ERC-2771 requests.
-    Forward,
-    /// The tenant's own calls, made by the relayer's account.
-    Call,
-}
-
-impl KindName {
-    /// The kind of `request`.
-    pub const fn of(request: &VerifiedRequest) -> Self {
-        match request.kind() {
-            RequestKind::Forward(_) => Self::Forward,
-            RequestKind::Call(_) => Self::Call,
-        }
-    }
-}
 
 /// Permitted calls on one target.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -147,7 +127,7 @@ impl TenantPolicy {
                 "name the contracts in `targets`, set a `budget`, or write `open = true`",
             ));
         }
-        if self.kinds.contains(&KindName::Call) {
+        if self.kinds.iter().any(|kind| kind.acts_as_relayer()) {
             if self.targets.is_none() {
                 problems.push((
                     "targets",
@@ -177,9 +157,9 @@ impl TenantPolicy {
     /// # Errors
     /// The first [`PolicyDenial`], with both numbers and the key that would change it.
     pub fn check(&self, request: &VerifiedRequest) -> Result<(), PolicyDenial> {
-        let kind = KindName::of(request);
+        let kind = request.kind().name();
         if !self.kinds.contains(&kind) {
-            return Err(PolicyDenial::Kind { kind: request.kind_name() });
+            return Err(PolicyDenial::Kind { kind: kind.as_str() });
         }
         if request.gas() > self.max_gas {
             return Err(PolicyDenial::Gas { gas: request.gas(), limit: self.max_gas });
@@ -207,7 +187,7 @@ impl TenantPolicy {
                 }
             }
             None => {
-                if kind == KindName::Forward && selector == Some(MULTICALL_SELECTOR) {
+                if kind.appends_user() && selector == Some(MULTICALL_SELECTOR) {
                     return Err(PolicyDenial::Multicall { target });
                 }
             }

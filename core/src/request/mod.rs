@@ -3,12 +3,10 @@
 //! A [`Submission`] is the unverified input; [`verify()`] turns it into a [`VerifiedRequest`], the only form that the
 //! other modules accept. [`vehicle`] puts a request into a transaction, [`outcome`] reads its outcome from the receipt.
 
-mod authorization;
-mod call;
-mod forward;
 #[cfg_attr(not(feature = "relay"), allow(dead_code, reason = "a page's relay has one node, and asks it again"))]
 pub(crate) mod gate;
 mod id;
+mod kind;
 pub mod outcome;
 mod promise;
 pub(crate) mod receipt;
@@ -23,16 +21,13 @@ pub mod vehicle;
 mod verify;
 mod withdrawal;
 
-pub use authorization::{Authorization, TokenDomain};
-pub use call::Call;
-pub use forward::{Forward, ForwarderDomain};
 pub use gate::Unsimulated;
 pub use id::{BatchId, LaneId, ParseIdError, RequestId};
+pub use kind::{Authorization, Call, Forward, ForwarderDomain, KindName, RequestKind, TokenDomain};
+pub(crate) use kind::{Content, executed, verify_input};
 pub use promise::Promise;
 pub use signature::{SignatureError, recover};
 pub use status::{Reason, Status};
 pub use target::TargetRecord;
-pub use verify::{
-    Deadline, RequestKind, Submission, SubmissionKind, VerifiedRequest, VerifyContext, VerifyError, identify, verify,
-};
+pub use verify::{Deadline, Submission, VerifiedRequest, VerifyContext, VerifyError, identify, verify};
 pub use withdrawal::Withdrawal;

@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use alloy_primitives::{Address, B256, Log, U256};
-use alloy_sol_types::SolEvent;
-use slackwater_contracts::forwarder::ExecutedForwardRequest;
+use alloy_primitives::{B256, Log, U256};
 
 use super::{VerifiedRequest, vehicle::VehicleKey};
 use crate::protection::Protection;
@@ -51,42 +49,11 @@ pub enum MemberOutcome {
 }
 
 /// Outcomes of `members`, in order, of a transaction with key `key` that ended with `is_success` and `logs`.
-///
-/// A forward is matched by emitting address, signer **and** nonce; no event means that the forwarder skipped it.
 pub fn decode(key: VehicleKey, members: &[Arc<VerifiedRequest>], is_success: bool, logs: &[Log]) -> Vec<MemberOutcome> {
     if !Protection::OutcomeByEvent.is_on() {
         return vec![MemberOutcome::Executed; members.len()];
     }
-    match key {
-        // It carried only this call: its status is the call's outcome.
-        VehicleKey::Single(_) if !is_success => vec![MemberOutcome::Failed; members.len()],
-        _ if !is_success => vec![MemberOutcome::Untouched; members.len()],
-        VehicleKey::Multicall | VehicleKey::Single(_) => vec![MemberOutcome::Executed; members.len()],
-        VehicleKey::Forwarder(forwarder) => {
-            let events = executed(forwarder, logs);
-            members
-                .iter()
-                .map(|member| match member.sequence() {
-                    Some((own, signer, nonce)) if own == forwarder => events
-                        .iter()
-                        .find(|event| event.0 == signer && event.1 == nonce)
-                        .map_or(MemberOutcome::Untouched, |event| {
-                            if event.2 { MemberOutcome::Executed } else { MemberOutcome::Failed }
-                        }),
-                    _ => MemberOutcome::Untouched,
-                })
-                .collect()
-        }
-    }
-}
-
-/// `(signer, nonce, success)` of every `ExecutedForwardRequest` that `forwarder` emitted.
-pub(crate) fn executed(forwarder: Address, logs: &[Log]) -> Vec<(Address, u64, bool)> {
-    logs.iter()
-        .filter(|log| log.address == forwarder)
-        .filter_map(|log| ExecutedForwardRequest::decode_log(log).ok())
-        .filter_map(|log| Some((log.signer, u64::try_from(log.nonce).ok()?, log.success)))
-        .collect()
+    key.outcomes(members, is_success, logs)
 }
 
 /// Splits `total` in proportion to `weights`; the parts add up to `total` exactly. Zero weights count as one.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use alloy_primitives::{Address, B256, Bytes, Keccak256, Log, U64, U128, U256, keccak256};
+use alloy_primitives::{Address, B256, Bytes, Keccak256, Log, U64, U128, U256};
 use alloy_sol_types::SolValue;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -14,9 +14,6 @@ use super::{
     vehicle::{Payload, VehicleKey, VehicleParams},
 };
 use crate::{protection::Protection, table::Table};
-
-/// Storage slot of `_nonces` in every published `ERC2771Forwarder` 5.x: after the two fallback strings of `EIP712`.
-const NONCES_SLOT: u64 = 2;
 
 /// Longest revert data kept for error messages, bytes.
 const MAX_DETAIL_BYTES: usize = 256;
@@ -144,17 +141,8 @@ pub(crate) fn params(
     environment: &Environment,
 ) -> Value {
     let mut overrides = serde_json::Map::new();
-    if let VehicleKey::Forwarder(forwarder) = key
-        && !ahead.is_empty()
-    {
-        let slots: serde_json::Map<String, Value> = ahead
-            .iter()
-            .map(|((_, signer), nonce)| {
-                let slot = keccak256((*signer, U256::from(NONCES_SLOT)).abi_encode());
-                (slot.to_string(), json!(B256::from(U256::from(*nonce))))
-            })
-            .collect();
-        overrides.insert(forwarder.to_string(), json!({ "stateDiff": slots }));
+    if let Some((contract, state)) = key.assumed(ahead) {
+        overrides.insert(contract.to_string(), state);
     }
     let Environment { balance_wei, parent, .. } = *environment;
     let (base, tip) = if Protection::Surroundings.is_on() {
@@ -203,14 +191,7 @@ pub(crate) fn member_params(
     block: &Value,
     environment: &Environment,
 ) -> Value {
-    let (from, data) = match key {
-        VehicleKey::Forwarder(forwarder) => {
-            let user = member.sequence().map_or(Address::ZERO, |(_, user, _)| user);
-            (forwarder, [&member.data()[..], user.as_slice()].concat())
-        }
-        VehicleKey::Multicall => (params.multicall3.unwrap_or(sender), member.data().to_vec()),
-        VehicleKey::Single(_) => (sender, member.data().to_vec()),
-    };
+    let (from, data) = key.seen_by_target(sender, params, member);
     // A call pays for its own calldata, which the forwarder's call does not.
     let own = params.schedule.intrinsic_gas(&data).saturating_add(member.gas());
     let gas = own.max(params.schedule.floor_gas(&data));
@@ -242,7 +223,7 @@ pub(crate) fn heard(
             let used = simulated.iter().map(|member| member.gas_used).collect();
             let word = |(simulated, member): (MemberSimulation, &Arc<VerifiedRequest>)| match simulated.outcome {
                 // A failing call of its own failed in its target.
-                MemberOutcome::Untouched if member.sequence().is_none() => Word::Reverts(simulated.detail),
+                MemberOutcome::Untouched if !member.is_guarded() => Word::Reverts(simulated.detail),
                 outcome => Word::of(outcome),
             };
             (simulated.into_iter().zip(members).map(word).collect(), used, None)

@@ -3,35 +3,10 @@
 use std::sync::Arc;
 
 use alloy_primitives::{Address, Bytes, U256};
-use alloy_sol_types::SolCall;
-use slackwater_contracts::{forwarder, multicall3};
 
-use super::{RequestId, RequestKind, VerifiedRequest};
+pub use super::kind::VehicleKey;
+use super::{VerifiedRequest, kind::MOST_ENVELOPE_BYTES};
 use crate::chain::{GasSchedule, data_fee::TxSize};
-
-/// Kind of transaction. Requests with the same key may share a transaction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum VehicleKey {
-    /// `executeBatch` of this forwarder, non-atomic: members fail one by one.
-    Forwarder(Address),
-    /// Multicall3 `aggregate3Value` without `allowFailure`: all or nothing, so that the receipt's status holds for
-    /// every member.
-    Multicall,
-    /// A transaction of its own.
-    Single(RequestId),
-}
-
-impl VehicleKey {
-    /// Vehicle of `request`. A call that any sender may make goes through Multicall3 only if its code was seen
-    /// (`has_multicall`): a transaction to an address without code succeeds and does nothing, and the value is lost.
-    pub const fn of(request: &VerifiedRequest, has_multicall: bool) -> Self {
-        match request.kind() {
-            RequestKind::Forward(forward) => Self::Forwarder(forward.forwarder),
-            RequestKind::Call(call) if call.any_sender && has_multicall => Self::Multicall,
-            RequestKind::Call(_) => Self::Single(request.id()),
-        }
-    }
-}
 
 /// Rule for sharing a transaction. The trust check of an `executeBatch` may use all remaining gas, at any member's
 /// position, and a target can behave otherwise on chain than in every simulation: so sharing depends on whose money is
@@ -71,29 +46,19 @@ pub struct VehicleParams {
     pub forward_overhead_gas: u64,
 }
 
-/// Overhead of Multicall3 per call, gas: cold account access, value transfer, memory.
-const MULTICALL_OVERHEAD_GAS: u64 = 20_000;
-
 /// Gas beyond the members: dispatch, refund call, loop. A call that travels alone needs none of it.
 pub(crate) const BATCH_MARGIN_GAS: u64 = 30_000;
 
-/// ABI words around one member's calldata: seven fields, three offsets and lengths, a padded signature.
-const FORWARD_ENVELOPE_BYTES: usize = 15 * 32;
-
 impl VehicleParams {
     /// Vehicle of `request` on this chain.
-    pub const fn vehicle(&self, request: &VerifiedRequest) -> VehicleKey {
+    pub fn vehicle(&self, request: &VerifiedRequest) -> VehicleKey {
         VehicleKey::of(request, self.multicall3.is_some())
     }
 
     /// Upper bound of the gas that `request` adds to a transaction, calldata included. The composer sums it up.
     pub fn member_gas(&self, request: &VerifiedRequest) -> u64 {
         let data = request.data().len();
-        let (overhead, envelope) = match request.kind() {
-            RequestKind::Forward(_) => (self.forward_overhead_gas, FORWARD_ENVELOPE_BYTES),
-            RequestKind::Call(call) if call.any_sender => (MULTICALL_OVERHEAD_GAS, 6 * 32),
-            RequestKind::Call(_) => (0, 0),
-        };
+        let (overhead, envelope) = request.kind().overhead(self);
         let bytes = (data.div_ceil(32) * 32 + envelope) as u64;
         let calldata = bytes.saturating_mul(self.schedule.nonzero_byte_gas);
         let execution =
@@ -124,7 +89,7 @@ impl VehicleParams {
 
     /// Bytes that `request` adds to a transaction.
     pub fn member_bytes(&self, request: &VerifiedRequest) -> usize {
-        request.data().len().div_ceil(32) * 32 + FORWARD_ENVELOPE_BYTES
+        request.data().len().div_ceil(32) * 32 + MOST_ENVELOPE_BYTES
     }
 
     /// Sizes of the transaction that carries only `member`: members share a data fee by its compressed length.
@@ -135,30 +100,7 @@ impl VehicleParams {
     /// The transaction that carries `members`, which must all have the key `key` and be in execution order.
     pub fn payload(&self, key: VehicleKey, members: &[Arc<VerifiedRequest>]) -> Payload {
         let value = members.iter().fold(U256::ZERO, |sum, member| sum.saturating_add(member.value()));
-        let (to, data) = match key {
-            VehicleKey::Forwarder(forwarder) => {
-                let requests = members.iter().filter_map(|member| forward_data(member)).collect();
-                let call = forwarder::executeBatchCall { requests, refundReceiver: self.sender };
-                (forwarder, call.abi_encode())
-            }
-            VehicleKey::Multicall => {
-                let calls = members
-                    .iter()
-                    .map(|member| multicall3::Call3Value {
-                        target: member.target(),
-                        allowFailure: false,
-                        value: member.value(),
-                        callData: member.data().clone(),
-                    })
-                    .collect();
-                let Some(multicall3) = self.multicall3 else { unreachable!("chosen only where its code was seen") };
-                (multicall3, multicall3::aggregate3ValueCall { calls }.abi_encode())
-            }
-            VehicleKey::Single(_) => match members.first() {
-                Some(member) => (member.target(), member.data().to_vec()),
-                None => (self.sender, Vec::new()),
-            },
-        };
+        let (to, data) = key.content(self, members);
         let gas_limit = self.gas_limit(key, members, &data);
         Payload { to, value, data: data.into(), gas_limit }
     }
@@ -168,31 +110,12 @@ impl VehicleParams {
     /// The forwarder burns everything if less than `gas / 63` is left after a call (OpenZeppelin `_checkForwardedGas`),
     /// so every member's gas is reserved in full even if its call uses less.
     fn gas_limit(&self, key: VehicleKey, members: &[Arc<VerifiedRequest>], data: &[u8]) -> u64 {
-        let overhead = match key {
-            VehicleKey::Forwarder(_) => self.forward_overhead_gas,
-            VehicleKey::Multicall => MULTICALL_OVERHEAD_GAS,
-            VehicleKey::Single(_) => 0,
-        };
+        let overhead = key.overhead_gas(self);
         let inner = members.iter().fold(0u64, |sum, member| sum.saturating_add(member.gas()).saturating_add(overhead));
         let reserve = members.iter().map(|member| member.gas()).max().unwrap_or(0).div_ceil(63);
-        let margin = if matches!(key, VehicleKey::Single(_)) { 0 } else { BATCH_MARGIN_GAS };
+        let margin = if key.is_lone() { 0 } else { BATCH_MARGIN_GAS };
         let execution =
             self.schedule.intrinsic_gas(data).saturating_add(inner).saturating_add(reserve).saturating_add(margin);
         execution.max(self.schedule.floor_gas(data))
     }
-}
-
-/// The forwarder's calldata struct of a forward request.
-pub fn forward_data(request: &VerifiedRequest) -> Option<forwarder::ForwardRequestData> {
-    let RequestKind::Forward(forward) = request.kind() else { return None };
-    debug_assert!(!request.is_outline(), "its bytes are not here");
-    Some(forwarder::ForwardRequestData {
-        from: forward.from,
-        to: forward.to,
-        value: forward.value,
-        gas: forward.gas,
-        deadline: alloy_primitives::aliases::U48::saturating_from(forward.deadline),
-        data: forward.data.clone(),
-        signature: forward.signature.clone(),
-    })
 }

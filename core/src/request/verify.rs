@@ -4,23 +4,49 @@ use std::{collections::BTreeMap, time::Duration};
 
 use alloy_primitives::{Address, Bytes, ChainId, U256};
 
-use super::{Call, Forward, ForwarderDomain, RequestId, SignatureError, recover};
+use super::{ForwarderDomain, RequestId, RequestKind, SignatureError, kind::Bounds};
 use crate::time::Timestamp;
-
-/// Largest value of Solidity's `uint48`.
-const MAX_UINT48: u64 = (1 << 48) - 1;
 
 /// An unverified submission: a request of some kind with its deadline and ceiling.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Submission {
     /// EIP-155 chain id.
     pub chain_id: ChainId,
     /// Kind and content of the request.
-    pub kind: SubmissionKind,
+    pub kind: RequestKind,
     /// Latest acceptable inclusion; `None` takes [`VerifyContext::default_within`].
     pub deadline: Option<Deadline>,
     /// Ceiling on the total cost, wei; `None` leaves it to budget and policy.
     pub max_cost_wei: Option<U256>,
+}
+
+impl Submission {
+    /// A request of any kind, without deadline and ceiling.
+    pub const fn new(chain_id: ChainId, kind: RequestKind) -> Self {
+        Self { chain_id, kind, deadline: None, max_cost_wei: None }
+    }
+
+    /// How long it may take, from its arrival on.
+    #[must_use]
+    pub const fn within(mut self, within: Duration) -> Self {
+        self.deadline = Some(Deadline::Within(within));
+        self
+    }
+
+    /// Latest acceptable inclusion.
+    #[must_use]
+    pub const fn deadline(mut self, at: Timestamp) -> Self {
+        self.deadline = Some(Deadline::At(at));
+        self
+    }
+
+    /// The most that it may cost in total.
+    #[must_use]
+    pub const fn max_cost_wei(mut self, wei: U256) -> Self {
+        self.max_cost_wei = Some(wei);
+        self
+    }
 }
 
 /// Form of a caller's deadline. Kept as given, so that a repeated submission is recognised as the same.
@@ -30,24 +56,6 @@ pub enum Deadline {
     At(Timestamp),
     /// A duration from arrival on.
     Within(Duration),
-}
-
-/// The kinds of request. A new kind is one file in `request/`, one vehicle and one outcome decoder.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SubmissionKind {
-    /// ERC-2771.
-    Forward(Forward),
-    /// A trusted backend's own call.
-    Call(Call),
-}
-
-/// A kind after verification, with amounts narrowed to the types used internally.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RequestKind {
-    /// ERC-2771; signature, domain and ranges are checked.
-    Forward(Forward),
-    /// A trusted backend's own call.
-    Call(Call),
 }
 
 /// Data about the chain and the caller that [`verify`] needs.
@@ -91,13 +99,7 @@ impl VerifiedRequest {
     /// No transaction can carry it.
     #[must_use]
     pub fn outline(&self) -> Self {
-        let kind = match &self.kind {
-            RequestKind::Forward(forward) => {
-                RequestKind::Forward(Forward { data: Bytes::new(), signature: Bytes::new(), ..forward.clone() })
-            }
-            RequestKind::Call(call) => RequestKind::Call(Call { data: Bytes::new(), ..call.clone() }),
-        };
-        Self { kind, is_outline: true, ..*self }
+        Self { kind: self.kind.outline(), is_outline: true, ..*self }
     }
 
     /// True if it is an [`Self::outline`].
@@ -121,11 +123,8 @@ impl VerifiedRequest {
     }
 
     /// Name of the kind, as in the API.
-    pub const fn kind_name(&self) -> &'static str {
-        match self.kind {
-            RequestKind::Forward(_) => "forward",
-            RequestKind::Call(_) => "call",
-        }
+    pub fn kind_name(&self) -> &'static str {
+        self.kind.name().as_str()
     }
 
     /// Gas that the inner call may use.
@@ -153,11 +152,8 @@ impl VerifiedRequest {
     }
 
     /// Deadline that the chain enforces, in block-timestamp seconds; `None` if the kind has none.
-    pub const fn chain_deadline_s(&self) -> Option<u64> {
-        match &self.kind {
-            RequestKind::Forward(forward) => Some(forward.deadline),
-            RequestKind::Call(_) => None,
-        }
+    pub fn chain_deadline_s(&self) -> Option<u64> {
+        self.kind.chain_deadline_s()
     }
 
     /// The caller's ceiling on total cost, wei; `None` if there is none.
@@ -166,27 +162,18 @@ impl VerifiedRequest {
     }
 
     /// Contract that is finally called.
-    pub const fn target(&self) -> Address {
-        match &self.kind {
-            RequestKind::Forward(forward) => forward.to,
-            RequestKind::Call(call) => call.to,
-        }
+    pub fn target(&self) -> Address {
+        self.kind.target()
     }
 
     /// Wei sent along to the target.
-    pub const fn value(&self) -> U256 {
-        match &self.kind {
-            RequestKind::Forward(forward) => forward.value,
-            RequestKind::Call(call) => call.value,
-        }
+    pub fn value(&self) -> U256 {
+        self.kind.value()
     }
 
     /// Calldata for the target.
-    pub const fn data(&self) -> &Bytes {
-        match &self.kind {
-            RequestKind::Forward(forward) => &forward.data,
-            RequestKind::Call(call) => &call.data,
-        }
+    pub fn data(&self) -> &Bytes {
+        self.kind.data()
     }
 
     /// First four bytes of the calldata; `None` if it is shorter.
@@ -195,11 +182,13 @@ impl VerifiedRequest {
     }
 
     /// The sequence this request belongs to: (forwarder, user) and the nonce in it. `None` for kinds without order.
-    pub const fn sequence(&self) -> Option<(Address, Address, u64)> {
-        match &self.kind {
-            RequestKind::Forward(forward) => Some((forward.forwarder, forward.from, self.nonce)),
-            RequestKind::Call(_) => None,
-        }
+    pub fn sequence(&self) -> Option<(Address, Address, u64)> {
+        self.kind.sequence().map(|(contract, user, _)| (contract, user, self.nonce))
+    }
+
+    /// True if the chain executes it once at most, in whatever transaction: it may be planned anew before finality.
+    pub fn is_guarded(&self) -> bool {
+        self.sequence().is_some()
     }
 }
 
@@ -313,74 +302,19 @@ pub fn verify(
             (promised, now.saturating_add(context.default_expiry).max(promised))
         }
     };
-    match kind {
-        SubmissionKind::Forward(forward) => {
-            let domain =
-                context.forwarders.get(&forward.forwarder).ok_or(VerifyError::UnknownForwarder(forward.forwarder))?;
-            let gas = narrow_gas(forward.gas)?;
-            let nonce = u64::try_from(forward.nonce)
-                .ok()
-                .filter(|nonce| *nonce < u64::MAX)
-                .ok_or(VerifyError::NonceOutOfRange(forward.nonce))?;
-            if forward.deadline > MAX_UINT48 {
-                return Err(VerifyError::DeadlineOutOfRange(forward.deadline));
-            }
-            let chain_deadline = Timestamp::from_secs(forward.deadline).saturating_sub(context.skew);
-            let deadline = wanted.min(chain_deadline);
-            check_near(deadline, context, now)?;
-            let digest = domain.digest(&forward);
-            let recovered = recover(digest, &forward.signature)?;
-            if recovered != forward.from {
-                return Err(VerifyError::WrongSigner { from: forward.from, recovered });
-            }
-            Ok(VerifiedRequest {
-                id: RequestId(digest),
-                chain_id,
-                gas,
-                nonce,
-                deadline,
-                valid_until: valid.min(chain_deadline),
-                max_cost_wei,
-                is_outline: false,
-                kind: RequestKind::Forward(forward),
-            })
-        }
-        SubmissionKind::Call(call) => {
-            let gas = narrow_gas(call.gas)?;
-            check_near(wanted, context, now)?;
-            Ok(VerifiedRequest {
-                id: call.id(context.tenant, chain_id),
-                chain_id,
-                gas,
-                nonce: 0,
-                deadline: wanted,
-                valid_until: valid,
-                max_cost_wei,
-                is_outline: false,
-                kind: RequestKind::Call(call),
-            })
-        }
-    }
+    let Bounds { gas, nonce, until } = kind.bounds(context)?;
+    let deadline = wanted.min(until);
+    check_near(deadline, context, now)?;
+    let id = kind.prove(context)?;
+    let valid_until = valid.min(until);
+    Ok(VerifiedRequest { id, chain_id, kind, gas, nonce, deadline, valid_until, max_cost_wei, is_outline: false })
 }
 
 /// Id of a submission, without any other check; `None` if it can't be determined.
 ///
 /// The signer is not checked, so it only finds requests accepted before.
 pub fn identify(submission: &Submission, context: &VerifyContext<'_>) -> Option<RequestId> {
-    match &submission.kind {
-        SubmissionKind::Forward(forward) => {
-            Some(RequestId(context.forwarders.get(&forward.forwarder)?.digest(forward)))
-        }
-        SubmissionKind::Call(call) => Some(call.id(context.tenant, submission.chain_id)),
-    }
-}
-
-fn narrow_gas(gas: U256) -> Result<u64, VerifyError> {
-    match u64::try_from(gas) {
-        Ok(0) => Err(VerifyError::ZeroGas),
-        Ok(gas) => Ok(gas),
-        Err(_) => Err(VerifyError::GasOutOfRange(gas)),
-    }
+    submission.kind.identify(submission.chain_id, context)
 }
 
 fn check_far(deadline: Timestamp, context: &VerifyContext<'_>, now: Timestamp) -> Result<(), VerifyError> {
@@ -412,13 +346,15 @@ fn check_near(deadline: Timestamp, context: &VerifyContext<'_>, now: Timestamp) 
 ///
 /// Reading it back does not repeat the signature check: it was made before the commit.
 mod stored {
+    use std::borrow::Cow;
+
     use serde::{Deserialize, Serialize};
 
-    use super::{Call, Forward, RequestId, RequestKind, Timestamp, U256, VerifiedRequest};
+    use super::{RequestId, RequestKind, Timestamp, U256, VerifiedRequest};
 
     #[derive(Serialize, Deserialize)]
     #[serde(rename_all = "camelCase")]
-    struct Stored {
+    struct Stored<'a> {
         id: RequestId,
         chain_id: u64,
         gas: u64,
@@ -430,14 +366,7 @@ mod stored {
         /// For older versions on the same ledger: it is the forward's own.
         chain_deadline_s: Option<u64>,
         max_cost_wei: Option<U256>,
-        kind: StoredKind,
-    }
-
-    #[derive(Serialize, Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    enum StoredKind {
-        Forward(Forward),
-        Call(Call),
+        kind: Cow<'a, RequestKind>,
     }
 
     impl VerifiedRequest {
@@ -452,10 +381,7 @@ mod stored {
                 valid_until: Some(self.valid_until),
                 chain_deadline_s: self.chain_deadline_s(),
                 max_cost_wei: self.max_cost_wei,
-                kind: match &self.kind {
-                    RequestKind::Forward(forward) => StoredKind::Forward(forward.clone()),
-                    RequestKind::Call(call) => StoredKind::Call(call.clone()),
-                },
+                kind: Cow::Borrowed(&self.kind),
             };
             serde_json::to_vec(&stored).unwrap_or_else(|error| unreachable!("a request is always JSON: {error}"))
         }
@@ -465,14 +391,11 @@ mod stored {
         /// # Errors
         /// The JSON error if the bytes were damaged.
         pub fn from_stored(bytes: &[u8]) -> Result<Self, serde_json::Error> {
-            let stored: Stored = serde_json::from_slice(bytes)?;
+            let stored: Stored<'_> = serde_json::from_slice(bytes)?;
             Ok(Self {
                 id: stored.id,
                 chain_id: stored.chain_id,
-                kind: match stored.kind {
-                    StoredKind::Forward(forward) => RequestKind::Forward(forward),
-                    StoredKind::Call(call) => RequestKind::Call(call),
-                },
+                kind: stored.kind.into_owned(),
                 gas: stored.gas,
                 nonce: stored.nonce,
                 deadline: stored.deadline,

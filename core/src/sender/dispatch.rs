@@ -602,7 +602,7 @@ impl<H: Host> Sender<H> {
             deadline: selection.valid_until,
             ceiling_wei_per_gas: selection.ceiling_wei_per_gas,
             extra_wei,
-            is_guarded: members.iter().all(|member| member.sequence().is_some()),
+            is_guarded: members.iter().all(|member| member.is_guarded()),
             is_alone: members.len() == 1,
         };
         let offer = self.offer(now, selection.deadline);

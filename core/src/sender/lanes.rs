@@ -224,7 +224,7 @@ impl<H: Host> Sender<H> {
                 cost_wei: None,
             };
             // A filler for a nonce gap: a batch without members.
-            Flight::new(VehicleKey::Single(RequestId(alloy_primitives::B256::ZERO)), Vec::new(), Vec::new(), record)
+            Flight::new(VehicleKey::ALONE, Vec::new(), Vec::new(), record)
         });
         let (write, decisions) = if !flight.is_planned {
             let forecast_ref = flight.forecast_ref;
@@ -576,7 +576,7 @@ impl<H: Host> Sender<H> {
         let executed = executed.filter(|(member, _)| !gone.contains(&member.id()));
         let executed: Vec<Arc<VerifiedRequest>> = executed.map(|(member, _)| member.clone()).collect();
         // If a simulation can assume these nonces, the users' next requests need not follow on this lane.
-        if matches!(flight.key, VehicleKey::Forwarder(forwarder) if self.facts.known_forwarders.contains(&forwarder)) {
+        if flight.key.nonce_contract().is_some_and(|contract| self.facts.known_forwarders.contains(&contract)) {
             let executed = flight.ids().zip(&outcomes).filter(|(_, outcome)| **outcome != MemberOutcome::Untouched);
             executed.for_each(|(id, _)| self.queue.note_in_block(id, true));
         }

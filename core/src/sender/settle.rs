@@ -28,7 +28,6 @@ use crate::{
             CostAccount, Payer, attribute, attribute_cancel, ceiling_left, has_culprit, lone_culprit, value_moved,
             with_price,
         },
-        vehicle::VehicleKey,
     },
     time::Timestamp,
 };
@@ -153,7 +152,7 @@ impl<H: Host> Sender<H> {
         let receipt = settlement.receipt.as_deref()?;
         let is_payload = settlement.kind == Some(AttemptKind::Payload) && settlement.earlier.is_none();
         let flight = &settlement.flight;
-        let lacks_contract = flight.key == VehicleKey::Multicall && self.facts.params.multicall3.is_none();
+        let lacks_contract = flight.key.lacks_contract(&self.facts.params);
         // A lone member is the culprit.
         if !is_payload || settlement.outcomes.len() < 2 || lacks_contract {
             return None;

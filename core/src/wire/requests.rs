@@ -179,6 +179,21 @@ impl From<Forward> for request::Forward {
     }
 }
 
+impl From<Call> for request::Call {
+    /// Without a salt.
+    fn from(body: Call) -> Self {
+        let (to, value, gas, data) = (body.to.0, body.value.0, body.gas.0, body.data.0);
+        Self { to, value, gas, data, any_sender: body.any_sender, salt: String::new() }
+    }
+}
+
+impl From<request::Call> for Call {
+    fn from(call: request::Call) -> Self {
+        let (to, value, gas) = (Account(call.to), Uint(call.value), Uint(call.gas));
+        Self { to, value, gas, data: HexBytes(call.data), any_sender: call.any_sender }
+    }
+}
+
 impl From<request::Forward> for Forward {
     fn from(forward: request::Forward) -> Self {
         Self {

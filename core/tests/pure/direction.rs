@@ -326,6 +326,37 @@ fn no_large_circle_of_files() {
     }
 }
 
+/// Names of the variants of `pub enum name` in `code`.
+fn variants(code: &str, name: &str) -> Vec<String> {
+    let start = code.find(&format!("pub enum {name} {{")).unwrap();
+    let body = code[start..].lines().skip(1).take_while(|line| !line.starts_with('}'));
+    body.map(|line| line.trim().chars().take_while(|c| c.is_alphanumeric()).collect::<String>())
+        .filter(|variant| variant.starts_with(|c: char| c.is_ascii_uppercase()))
+        .collect()
+}
+
+/// A new kind is one file: nobody outside `request/kind/` chooses between kinds, or between the transactions that carry them.
+#[test]
+fn only_the_kinds_know_the_kinds() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let kinds = root.join("core/src/request/kind");
+    let mut found = Vec::new();
+    for place in ["core", "relayer-bin", "wasm", "bindings/python", "benches", "simulation"] {
+        sources(&root.join(place).join("src"), &mut found);
+    }
+    for (file, name) in [("mod.rs", "RequestKind"), ("vehicle.rs", "VehicleKey")] {
+        let variants = variants(&code(&fs::read_to_string(kinds.join(file)).unwrap()), name);
+        assert!(variants.len() > 1, "{variants:?}");
+        for (path, text) in &found {
+            let code = code(text);
+            for variant in variants.iter().map(|variant| format!("{name}::{variant}")) {
+                let is_there = code.contains(&variant) && !Path::new(path).starts_with(&kinds);
+                assert!(!is_there, "{path}: `{variant}` outside of `request/kind/`");
+            }
+        }
+    }
+}
+
 #[test]
 fn pure_rooms_touch_no_world() {
     let worldly = [

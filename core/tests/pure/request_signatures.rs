@@ -12,8 +12,8 @@ use serde_json::Value;
 use slackwater::{
     Timestamp,
     request::{
-        Call, Deadline, Forward, ForwarderDomain, Promise, RequestId, SignatureError, Submission, SubmissionKind,
-        VerifiedRequest, VerifyContext, VerifyError, recover, verify,
+        Call, Deadline, Forward, ForwarderDomain, Promise, RequestId, SignatureError, Submission, VerifiedRequest,
+        VerifyContext, VerifyError, recover, verify,
     },
 };
 
@@ -84,12 +84,8 @@ fn check_at(
         guard: Duration::from_secs(10),
         skew: Duration::from_secs(30),
     };
-    let submission = Submission {
-        chain_id: domain.chain_id(),
-        kind: SubmissionKind::Forward(forward.clone()),
-        deadline,
-        max_cost_wei: None,
-    };
+    let mut submission = Submission::forward(domain.chain_id(), forward.clone());
+    submission.deadline = deadline;
     verify(submission, &context, now)
 }
 
@@ -344,13 +340,7 @@ fn another_chain_is_refused() {
         guard: Duration::ZERO,
         skew: Duration::ZERO,
     };
-    let submission = Submission {
-        chain_id: domain.chain_id(),
-        kind: SubmissionKind::Forward(forward),
-        deadline: None,
-        max_cost_wei: None,
-    };
-    let refused = verify(submission, &context, Timestamp(0));
+    let refused = verify(Submission::forward(domain.chain_id(), forward), &context, Timestamp(0));
     assert_eq!(refused, Err(VerifyError::WrongChain { requested: 31_337, served: 1 }));
 }
 
@@ -365,8 +355,7 @@ fn call(tenant: &str, chain_id: u64, call: Call) -> RequestId {
         guard: Duration::ZERO,
         skew: Duration::ZERO,
     };
-    let submission = Submission { chain_id, kind: SubmissionKind::Call(call), deadline: None, max_cost_wei: None };
-    verify(submission, &context, Timestamp(1)).unwrap().id()
+    verify(Submission::call(chain_id, call), &context, Timestamp(1)).unwrap().id()
 }
 
 #[test]

@@ -13,7 +13,7 @@ use slackwater::{
         multicall3::aggregate3ValueCall,
     },
     request::{
-        Call, Forward, RequestId, RequestKind, VerifiedRequest,
+        Call, Forward, RequestId, VerifiedRequest,
         outcome::{MemberOutcome, decode, shares},
         vehicle::{VehicleKey, VehicleParams},
     },
@@ -143,7 +143,7 @@ proptest! {
         prop_assert_eq!(call.refundReceiver, SENDER, "never zero: that is the atomic mode");
         prop_assert_eq!(call.requests.len(), members.len());
         for (sent, member) in call.requests.iter().zip(&members) {
-            let RequestKind::Forward(signed) = member.kind() else { unreachable!() };
+            let signed = member.kind().as_forward().unwrap();
             prop_assert_eq!(
                 (sent.from, sent.to, sent.value, sent.gas, sent.deadline.to::<u64>(), &sent.data, &sent.signature),
                 (signed.from, signed.to, signed.value, signed.gas, signed.deadline, &signed.data, &signed.signature)

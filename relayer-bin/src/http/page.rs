@@ -17,7 +17,7 @@ use slackwater::{
     ledger::{EndedByKey, EventRecord, KeyUse, LedgerError, OpenByKey},
     policy::Budget,
     relay::{Relay, SubmitItem},
-    request::{Deadline, RequestId, SubmissionKind},
+    request::{Deadline, RequestId},
     tuning::keys,
 };
 use tokio::sync::broadcast::{Receiver, error::RecvError};
@@ -93,7 +93,7 @@ pub(super) fn check(
 ) -> Result<(), Problem> {
     let denied = |detail: String| Err(Problem::new("policy_denied", detail));
     let submission = &mut item.submission;
-    let SubmissionKind::Forward(forward) = &submission.kind else {
+    let Some(forward) = submission.kind.as_forward() else {
         return denied("a page key may submit `forward` only: use a secret key on your server".to_owned());
     };
     if !forward.value.is_zero() {

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use serde_json::json;
-use slackwater::request::{Deadline, SubmissionKind};
+use slackwater::request::Deadline;
 use slackwater_relayer::http::{
     dto::{self, parse_batch},
     parse_body,
@@ -31,7 +31,7 @@ fn the_documented_body_is_read() {
     assert_eq!(item.submission.chain_id, 31_337);
     assert_eq!(item.submission.deadline, Some(Deadline::Within(std::time::Duration::from_secs(30))));
     assert_eq!(item.submission.max_cost_wei.unwrap().to_string(), "16");
-    let SubmissionKind::Forward(forward) = item.submission.kind else { panic!("not a forward") };
+    let forward = item.submission.kind.as_forward().expect("a forward");
     assert_eq!(forward.gas.to_string(), "120000");
     assert_eq!(forward.signature.len(), 65);
 }

@@ -13,8 +13,8 @@ use super::{
 };
 use crate::{
     request::{
-        Call, Deadline, Forward, ForwarderDomain, Reason, RequestId, Status, Submission, SubmissionKind,
-        VerifiedRequest, VerifyContext, VerifyError, settlement::ceiling_left, vehicle::Company, verify,
+        Call, Deadline, Forward, ForwarderDomain, Reason, RequestId, RequestKind, Status, Submission, VerifiedRequest,
+        VerifyContext, VerifyError, settlement::ceiling_left, vehicle::Company, verify,
     },
     schedule::{QueuedRequest, Refusals},
     sender::Input,
@@ -142,12 +142,12 @@ impl LocalRelay {
                     return Err(VerifyError::WrongChain { requested, served }.into());
                 }
                 forwarders.insert(domain.forwarder(), domain);
-                SubmissionKind::Forward(forward)
+                RequestKind::from(forward)
             }
-            LocalAsk::Call(call) => SubmissionKind::Call(Call { any_sender: false, ..call }),
+            LocalAsk::Call(call) => Call { any_sender: false, ..call }.into(),
         };
-        let submission =
-            Submission { chain_id: config.chain_id, kind, deadline: within.map(Deadline::Within), max_cost_wei };
+        let mut submission = Submission::new(config.chain_id, kind);
+        (submission.deadline, submission.max_cost_wei) = (within.map(Deadline::Within), max_cost_wei);
         let context = VerifyContext {
             tenant: "",
             chain_id: config.chain_id,

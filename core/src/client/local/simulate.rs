@@ -1,14 +1,9 @@
 //! Checks of a batch at the node: the forwarder's code, the L1 data fee, the simulation.
 
-use std::sync::Arc;
-
 use alloy_primitives::{Address, Bytes, U256};
 use alloy_sol_types::SolCall;
 use serde_json::{Value, json};
-use slackwater_contracts::{
-    forwarder::{forwarder_version, verifyCall},
-    rollup::GasPriceOracle::getL1FeeCall,
-};
+use slackwater_contracts::{forwarder::forwarder_version, rollup::GasPriceOracle::getL1FeeCall};
 
 use super::{
     command::{CallAnswer, eth_call, parse, word},
@@ -18,11 +13,10 @@ use super::{
 use crate::{
     chain::{RpcErrorClass, is_execution_failure},
     request::{
-        VerifiedRequest,
         gate::Word,
         outcome::MemberOutcome,
         simulation::{self, Environment, SimulatedBlock, Verdict},
-        vehicle::{VehicleKey, forward_data},
+        verify_input,
     },
     sender::{Candidate, DataQuote, Input, Simulation},
     table::Table,
@@ -66,7 +60,7 @@ impl LocalRelay {
 
     fn check_code(&mut self, now: Timestamp) {
         let Some(asked) = &self.asked else { return };
-        let VehicleKey::Forwarder(forwarder) = asked.candidate.selection.key else { return self.ask_data_fee(now) };
+        let Some(forwarder) = asked.candidate.selection.key.nonce_contract() else { return self.ask_data_fee(now) };
         match self.forwarders.get(&forwarder) {
             None => {
                 let purpose = Purpose::Code { asked: asked.id, forwarder };
@@ -128,10 +122,7 @@ impl LocalRelay {
         let (id, key) = (asked.id, asked.candidate.selection.key);
         let Candidate { members, ahead, .. } = &*asked.candidate;
         let params = self.sender.facts.params;
-        let is_known = match key {
-            VehicleKey::Forwarder(forwarder) => self.forwarders.get(&forwarder) == Some(&true),
-            _ => true,
-        };
+        let is_known = key.nonce_contract().is_none_or(|contract| self.forwarders.get(&contract) == Some(&true));
         if !ahead.is_empty() && !is_known {
             // The storage slot of an unknown forwarder's nonces is not known.
             let words = asked.words.clone();
@@ -187,7 +178,7 @@ impl LocalRelay {
                 if class == RpcErrorClass::Reverted || is_execution_failure(message) =>
             {
                 // A later request of the same user will execute on a different state.
-                let is_first = members.get(place).is_some_and(|member| member.sequence().is_none())
+                let is_first = members.get(place).is_some_and(|member| !member.is_guarded())
                     || simulation::verifiable(members, ahead).contains(&place);
                 match is_first {
                     true => Word::Reverts(Some(simulation::call_revert_text(message, None))),
@@ -218,16 +209,15 @@ impl LocalRelay {
         let Some(asked) = self.asked.as_mut() else { return };
         let id = asked.id;
         let Candidate { members, ahead, selection, .. } = &*asked.candidate;
-        let call = |(forwarder, member): (Address, &Arc<VerifiedRequest>)| {
-            let request = forward_data(member)?;
-            Some(eth_call(forwarder, verifyCall { request }.abi_encode(), "latest".into()))
+        let call = |contract: Address, place: usize| {
+            Some((place, eth_call(contract, verify_input(&members[place])?, "latest".into())))
         };
-        let calls: Vec<(usize, Value)> = match selection.key {
-            VehicleKey::Forwarder(forwarder) => simulation::verifiable(members, ahead)
-                .into_iter()
-                .filter_map(|place| Some((place, call((forwarder, &members[place]))?)))
-                .collect(),
-            _ => Vec::new(),
+        let calls: Vec<(usize, Value)> = match selection.key.nonce_contract() {
+            Some(contract) => {
+                let first = simulation::verifiable(members, ahead).into_iter();
+                first.filter_map(|place| call(contract, place)).collect()
+            }
+            None => Vec::new(),
         };
         asked.waits = calls.len();
         if calls.is_empty() {

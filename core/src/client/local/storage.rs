@@ -277,7 +277,7 @@ impl LocalRelay {
             for (_, form) in forms {
                 let until = until.next().and_then(|(index, _)| u32::try_from(index + 1).ok()).unwrap_or(0);
                 let (members, weights) = self.members(&params, form);
-                let (key, sizes, elsewhere) = (key_of(&members), Vec::new(), BTreeSet::new());
+                let (key, sizes, elsewhere) = (VehicleKey::of_members(&members, false), Vec::new(), BTreeSet::new());
                 earlier.push(Content { until, key, members, weights, sizes, tenant: Some("".into()), elsewhere });
             }
             let (members, weights) = self.members(&params, form);
@@ -303,7 +303,7 @@ impl LocalRelay {
                 was_broadcast: true,
                 was_included: false,
             });
-            let flight = Flight::new(key_of(&members), members, weights, form.record(id));
+            let flight = Flight::new(VehicleKey::of_members(&members, false), members, weights, form.record(id));
             flights.insert(nonce, Flight { is_planned: true, earlier, gone, tenant: Some("".into()), ..flight });
             let attempts = u32::try_from(records.len()).unwrap_or(u32::MAX);
             let planned_block = form.planned_block;
@@ -342,8 +342,4 @@ impl LocalRelay {
         queue.recall_targets(self.config.targets, Vec::new());
         queue
     }
-}
-
-fn key_of(members: &[Arc<VerifiedRequest>]) -> VehicleKey {
-    members.first().map_or(VehicleKey::Single(RequestId(Default::default())), |first| VehicleKey::of(first, false))
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::Outcome;
 use crate::{
     chain::decimal,
-    client::submit::{IdempotencyKey, MAX_SUBMIT_BYTES, Submit, SubmitKind},
+    client::submit::{IdempotencyKey, MAX_SUBMIT_BYTES, Submit},
     request::RequestId,
     time::Timestamp,
 };
@@ -42,9 +42,8 @@ pub struct Place {
 
 impl Place {
     pub(super) fn of(submit: &Submit) -> Option<Self> {
-        let SubmitKind::Forward(forward) = submit.kind() else { return None };
-        let user = User { chain_id: submit.chain_id(), forwarder: forward.forwarder, from: forward.from };
-        Some(Self { user, nonce: forward.nonce })
+        let (forwarder, from, nonce) = submit.kind().sequence()?;
+        Some(Self { user: User { chain_id: submit.chain_id(), forwarder, from }, nonce })
     }
 }
 

@@ -715,8 +715,10 @@ impl World {
                 let (user, nonce) = (u8::try_from(1 + self.pick(3)).unwrap(), self.pick(6) as u64);
                 let seconds = if self.pick(3) == 0 { 2 } else { 10_000 };
                 let first = self.requests.values().find(|request| {
-                    matches!(request.kind(), crate::client::SubmitKind::Forward(forward)
-                        if forward.from == Address::repeat_byte(user) && forward.nonce == U256::from(nonce))
+                    request
+                        .kind()
+                        .sequence()
+                        .is_some_and(|(_, from, at)| from == Address::repeat_byte(user) && at == U256::from(nonce))
                 });
                 // A user signs one request per nonce; it may be enqueued again.
                 let request = first.cloned().unwrap_or_else(|| submit(user, nonce, self.now.as_secs() + seconds));

@@ -13,7 +13,7 @@ use crate::{
         Event, RequestSummary,
         rpc::{self, Block, BlockRef, Receipt, RpcCall, RpcError, Transaction},
     },
-    request::{Forward, ForwarderDomain, Status, outcome, recover},
+    request::{Forward, ForwarderDomain, Status, executed, recover},
 };
 
 /// The relayer's claim about a request.
@@ -405,7 +405,7 @@ impl InclusionCheck {
         if !receipt.is_success {
             return Err(Verdict::Mismatch(Mismatch::TransactionReverted));
         }
-        let events = outcome::executed(self.forward.forwarder, &receipt.logs);
+        let events = executed(self.forward.forwarder, &receipt.logs);
         let nonce = u64::try_from(self.forward.nonce).ok();
         let own = events.iter().position(|event| event.0 == self.forward.from && Some(event.1) == nonce);
         let own = own.ok_or(Verdict::Mismatch(Mismatch::NotInTransaction))?;

@@ -36,8 +36,7 @@ use crate::{
         signer::IdentityKey,
     },
     request::{
-        Deadline, Promise, RequestId, Status, Submission, SubmissionKind, VerifiedRequest, VerifyContext, VerifyError,
-        identify,
+        Deadline, Promise, RequestId, Status, Submission, VerifiedRequest, VerifyContext, VerifyError, identify,
         settlement::{cost_within, data_needed, with_price},
         verify,
     },
@@ -584,11 +583,11 @@ impl Admission {
         let SubmitItem { mut submission, idempotency_key, submitted_by } = item;
         let chain_id = submission.chain_id;
         let chain = self.chains.served(chain_id)?;
-        if let SubmissionKind::Call(call) = &mut submission.kind
-            && call.salt.is_empty()
+        if let Some(salt) = submission.kind.salt()
+            && salt.is_empty()
         {
             // Without an idempotency key every call is a new request.
-            call.salt = match &idempotency_key {
+            *salt = match &idempotency_key {
                 Some(key) => key.clone(),
                 None => chance::salt().map_err(|error| SubmitError::Randomness(error.to_string()))?,
             };
@@ -951,12 +950,8 @@ fn reachable(
 
 /// The nonce sequence and nonce that a submission claims; `None` for calls.
 fn line_of(item: &SubmitItem) -> Option<(Line, U256)> {
-    match &item.submission.kind {
-        SubmissionKind::Forward(forward) => {
-            Some(((item.submission.chain_id, forward.forwarder, forward.from), forward.nonce))
-        }
-        SubmissionKind::Call(_) => None,
-    }
+    let (forwarder, signer, nonce) = item.submission.kind.sequence()?;
+    Some(((item.submission.chain_id, forwarder, signer), nonce))
 }
 
 /// Refuses requests above the nodes' fee cap even at the usual price. Requests above it only at the current price wait.
@@ -1033,22 +1028,7 @@ fn body_hash(submission: &Submission) -> alloy_primitives::B256 {
             bytes.extend_from_slice(&wei.to_be_bytes::<32>());
         }
     }
-    match &submission.kind {
-        SubmissionKind::Forward(forward) => {
-            bytes.push(0);
-            bytes.extend_from_slice(forward.forwarder.as_slice());
-            bytes.extend_from_slice(forward.struct_hash().as_slice());
-            bytes.extend_from_slice(&forward.signature);
-        }
-        SubmissionKind::Call(call) => {
-            bytes.push(1);
-            bytes.extend_from_slice(call.to.as_slice());
-            bytes.extend_from_slice(&call.value.to_be_bytes::<32>());
-            bytes.extend_from_slice(&call.gas.to_be_bytes::<32>());
-            bytes.push(u8::from(call.any_sender));
-            bytes.extend_from_slice(&call.data);
-        }
-    }
+    submission.kind.write_body(&mut bytes);
     keccak256(bytes)
 }
 

@@ -24,12 +24,8 @@ use crate::{
         start::restore::{newest_calldata, stored},
     },
     request::{
-        BatchId, RequestId,
-        gate::Word,
-        outcome::TxReceipt,
-        receipt::RpcReceipt,
-        simulation::Environment,
-        vehicle::{VehicleKey, VehicleParams},
+        BatchId, RequestId, gate::Word, outcome::TxReceipt, receipt::RpcReceipt, simulation::Environment,
+        vehicle::VehicleParams,
     },
     sender::{Candidate, Case, Confirmed, Input, Inspection, LeftOut, Simulation, User, Whole},
     time::Timestamp,
@@ -129,10 +125,8 @@ pub(in crate::relay) async fn simulate_batch(
     block: u64,
     is_wary: bool,
 ) -> Input {
-    let is_known_forwarder = match candidate.selection.key {
-        VehicleKey::Forwarder(forwarder) => shared.known_forwarders.contains(&forwarder),
-        _ => true,
-    };
+    let nonce_contract = candidate.selection.key.nonce_contract();
+    let is_known_forwarder = nonce_contract.is_none_or(|contract| shared.known_forwarders.contains(&contract));
     let data_quote = data_fee::ask(&shared.pool, &model, &candidate.payload, block);
     let question = Question {
         key: candidate.selection.key,

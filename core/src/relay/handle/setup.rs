@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use alloy_primitives::Address;
 
 use super::config::ChainSetup;
-use crate::policy::{KindName, TenantPolicy};
+use crate::policy::TenantPolicy;
 use crate::relay::rpc::url::UrlFault;
 
 /// A fault of the configuration.
@@ -135,7 +135,7 @@ pub(in crate::relay) fn unbound_callers<'a>(
     };
     let is_bound = |policy: &TenantPolicy| callers.values().any(|ids| ids.contains(&policy.id));
     tenants
-        .filter(|policy| policy.kinds.contains(&KindName::Call) && is_open(policy) && !is_bound(policy))
+        .filter(|policy| policy.kinds.iter().any(|kind| kind.acts_as_relayer()) && is_open(policy) && !is_bound(policy))
         .map(|policy| policy.id.as_str())
         .collect()
 }
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
     use crate::{
         chain::ChainSpec,
-        policy::TargetRule,
+        policy::{KindName, TargetRule},
         relay::{LocalSigner, RpcEndpoint},
     };
 

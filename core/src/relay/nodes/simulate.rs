@@ -31,7 +31,8 @@ use crate::{
         VerifiedRequest,
         gate::Word,
         simulation::{self, Ahead, Environment, SimulatedBlock, Verdict},
-        vehicle::{VehicleKey, VehicleParams, forward_data},
+        vehicle::{VehicleKey, VehicleParams},
+        verify_input,
     },
     sender::Simulation,
 };
@@ -275,7 +276,7 @@ async fn one_by_one(pool: &RpcPool, place: usize, question: &Question<'_>) -> Re
     let answers: Vec<Result<Word, &'static str>> = stream::iter(calls).buffered(CALLS_AT_ONCE).collect().await;
     let reason = answers.iter().find_map(|answer| answer.as_ref().err()).copied();
     let mut words: Vec<Word> = answers.into_iter().map(|answer| answer.unwrap_or(Word::Unknown)).collect();
-    if let VehicleKey::Forwarder(forwarder) = question.key {
+    if let Some(forwarder) = question.key.nonce_contract() {
         let firsts = simulation::verifiable(members, question.ahead);
         let valid = verified(pool, place, question, forwarder, &firsts).await;
         for (index, word) in words.iter_mut().enumerate() {
@@ -342,11 +343,8 @@ async fn verified(
     forwarder: Address,
     firsts: &[usize],
 ) -> Vec<Option<bool>> {
-    let input = |index: &usize| {
-        let request = forward_data(&question.members[*index])?;
-        Some(Bytes::from(forwarder::verifyCall { request }.abi_encode()))
-    };
-    let inputs: Vec<Bytes> = firsts.iter().map(|index| input(index).unwrap_or_default()).collect();
+    let input = |index: &usize| Bytes::from(verify_input(&question.members[*index]).unwrap_or_default());
+    let inputs: Vec<Bytes> = firsts.iter().map(input).collect();
     let block = json!(U64::from(question.block));
     if let Some(multicall3) = question.multicall3
         && inputs.len() > 1

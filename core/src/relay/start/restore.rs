@@ -393,12 +393,6 @@ fn was_first(batch: &BatchRecord, stored: &RequestRecord) -> bool {
     batch.state != BatchState::Included || stored.block_number <= batch.block.map(|(number, _)| number)
 }
 
-/// Vehicle of a batch whose first request is `first`.
-fn key_of(first: Option<&Arc<VerifiedRequest>>, is_joined: bool) -> VehicleKey {
-    let nobody = VehicleKey::Single(RequestId(alloy_primitives::B256::ZERO));
-    first.map_or(nobody, |request| VehicleKey::of(request, is_joined))
-}
-
 const fn is_executed(stored: &RequestRecord) -> bool {
     matches!(stored.status, Status::Finalized | Status::Reverted)
 }
@@ -460,7 +454,7 @@ async fn restore_lane(
                 }
             }
             // Keep a content without members too: the attempts that carried it must stay known.
-            let key = key_of(requests.first(), false);
+            let key = VehicleKey::of_members(&requests, false);
             let (sizes, tenant) = (Vec::new(), only(&tenants));
             contents.push(Content { until, key, members: requests, weights, sizes, tenant, elsewhere });
         }
@@ -533,7 +527,7 @@ async fn restore_lane(
         skipped.into_iter().for_each(|member| queue.passed_over(member));
         // The transaction's target shows the vehicle used, whatever would be chosen today.
         let first = requests.first();
-        let key = key_of(first, first.is_some_and(|request| record.to != request.target()));
+        let key = VehicleKey::of_members(&requests, first.is_some_and(|request| record.to != request.target()));
         let payload = Payload { to: record.to, value: record.value, data, gas_limit: record.gas_limit };
         let extra_wei = extra(&payload);
         // The bytes of an included transaction stay in the ledger.
@@ -544,7 +538,7 @@ async fn restore_lane(
             size.unwrap_or_else(|| chain.size_of(key, member, is_data_charged))
         };
         let sizes = if is_stowed { sizes.into_iter().zip(&requests).map(size).collect() } else { Vec::new() };
-        let is_guarded = !requests.is_empty() && requests.iter().all(|request| request.sequence().is_some());
+        let is_guarded = !requests.is_empty() && requests.iter().all(|request| request.is_guarded());
         slots.push(RestoredSlot {
             nonce,
             plan: Plan {

@@ -65,7 +65,7 @@ impl ComposeLimits {
     /// These limits for transactions of kind `key`.
     pub(super) fn of_vehicle(&self, key: VehicleKey) -> Self {
         // Without the margin for shared ones: the balance need not cover gas that is never offered.
-        let spare = if matches!(key, VehicleKey::Single(_)) { BATCH_MARGIN_GAS } else { 0 };
+        let spare = if key.is_lone() { BATCH_MARGIN_GAS } else { 0 };
         Self { base_gas: self.base_gas.saturating_sub(spare), ..*self }
     }
 

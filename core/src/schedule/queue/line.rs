@@ -2,26 +2,17 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use alloy_primitives::{Address, B256};
+use alloy_primitives::Address;
 
 use super::{
     entry::QueuedRequest,
     limits::{ComposeLimits, Short},
 };
 use crate::{
-    request::{LaneId, RequestId, VerifiedRequest, vehicle::VehicleKey},
+    request::{LaneId, RequestId, vehicle::VehicleKey},
     table::Table,
     time::Timestamp,
 };
-
-/// Group of a request in the queue. Requests that travel alone share one group; otherwise a hundred thousand of them
-/// would be as many groups to visit.
-pub(super) fn group_key(request: &VerifiedRequest, has_multicall: bool) -> VehicleKey {
-    match VehicleKey::of(request, has_multicall) {
-        VehicleKey::Single(_) => VehicleKey::Single(RequestId(B256::ZERO)),
-        shared => shared,
-    }
-}
 
 /// (forwarder, user).
 pub(super) type Signer = (Address, Address);

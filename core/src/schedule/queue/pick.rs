@@ -12,7 +12,7 @@ use alloy_primitives::{Address, U256};
 use super::{
     entry::QueuedRequest,
     limits::{ComposeLimits, Short},
-    line::{Head, Rank, Ready, TenantLine, group_key},
+    line::{Head, Rank, Ready, TenantLine},
     state::Queue,
 };
 use crate::{
@@ -118,7 +118,7 @@ impl<'a> Picker<'a> {
             again: Table::new(),
         };
         let mut room = Room::new(limits, now);
-        if matches!(key, VehicleKey::Single(_)) {
+        if key.is_lone() {
             room.max_members = 1;
         }
         let turn = limits.max_batch.div_ceil(8).max(1);
@@ -199,7 +199,7 @@ impl<'a> Picker<'a> {
                         break;
                     }
                     left -= 1;
-                    if group_key(&entry.request, self.queue.has_multicall) != self.key
+                    if VehicleKey::of(&entry.request, self.queue.has_multicall).group() != self.key
                         || !self.room.add(entry, self.limits, &self.queue.targets)
                     {
                         break;

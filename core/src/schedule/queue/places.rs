@@ -1,10 +1,10 @@
 //! Places of heads in the ready lists.
 
 use super::{
-    line::{Group, Head, Place, Ready, group_key, list_of},
+    line::{Group, Head, Place, Ready, list_of},
     state::{IS_SHARED, Queue, head_of},
 };
-use crate::table::Table;
+use crate::{request::vehicle::VehicleKey, table::Table};
 
 impl Queue {
     /// Proper place of a head now; `None` if it belongs nowhere.
@@ -21,7 +21,7 @@ impl Queue {
             }
         };
         Some(Place {
-            key: group_key(&entry.request, self.has_multicall),
+            key: VehicleKey::of(&entry.request, self.has_multicall).group(),
             tenant: entry.tenant.clone(),
             due,
             seq: entry.seq,

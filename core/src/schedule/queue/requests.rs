@@ -7,11 +7,11 @@ use alloy_primitives::{Address, U256};
 use super::{
     entry::QueuedRequest,
     limits::WHOLE,
-    line::{Head, group_key},
+    line::Head,
     state::{Flying, IS_SHARED, Queue},
 };
 use crate::{
-    request::{LaneId, RequestId},
+    request::{LaneId, RequestId, vehicle::VehicleKey},
     schedule::company::ArrivalModel,
     time::Timestamp,
 };
@@ -25,7 +25,7 @@ impl Queue {
         }
         let sequence = entry.request.sequence();
         self.arrivals
-            .get_or_insert_with(group_key(&entry.request, self.has_multicall), ArrivalModel::default)
+            .get_or_insert_with(VehicleKey::of(&entry.request, self.has_multicall).group(), ArrivalModel::default)
             .arrived(entry.accepted_at);
         self.entries.insert(id, Box::new(entry));
         self.enter(id, sequence);

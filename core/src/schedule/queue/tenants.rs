@@ -30,12 +30,8 @@ impl Queue {
 
     /// True if `lane` may send transactions of kind `key` for `tenant`.
     pub(super) fn may_send(&self, lane: LaneId, key: VehicleKey, tenant: &str) -> bool {
-        match (key, &self.callers) {
-            (VehicleKey::Forwarder(_), _) | (_, None) => true,
-            (VehicleKey::Multicall | VehicleKey::Single(_), Some(callers)) => {
-                callers.get(&lane.sender).is_some_and(|tenants| tenants.contains(tenant))
-            }
-        }
+        let Some(callers) = self.callers.as_ref().filter(|_| key.is_bound_to_callers()) else { return true };
+        callers.get(&lane.sender).is_some_and(|tenants| tenants.contains(tenant))
     }
 
     /// Sets a tenant's share of the capacity; the default is 1.

@@ -6,8 +6,8 @@ use slackwater::{
     Timestamp,
     ledger::{AttemptRecord, EventRecord, RequestRecord},
     relay::{BatchView, Quote},
-    request::{Promise, RequestId, RequestKind, VerifiedRequest},
-    wire::{Account, Attempt, Batch, Call, Event, HexBytes, Request, RequestSummary, Uint},
+    request::{Promise, RequestId, VerifiedRequest},
+    wire::{Account, Attempt, Batch, Event, Request, RequestSummary, Uint},
 };
 
 use super::{
@@ -69,14 +69,9 @@ pub fn request<'a>(
     timeline: &'a [EventRecord],
 ) -> Request<'a> {
     let stored = VerifiedRequest::from_stored(&record.payload).ok();
-    let (forward, call) = match stored.as_ref().map(VerifiedRequest::kind) {
-        Some(RequestKind::Forward(forward)) => (Some(forward.clone().into()), None),
-        Some(RequestKind::Call(call)) => {
-            let (to, value, gas) = (Account(call.to), Uint(call.value), Uint(call.gas));
-            (None, Some(Call { to, value, gas, data: HexBytes(call.data.clone()), any_sender: call.any_sender }))
-        }
-        _ => (None, None),
-    };
+    let kind = stored.as_ref().map(VerifiedRequest::kind);
+    let forward = kind.and_then(|kind| kind.as_forward()).map(|forward| forward.clone().into());
+    let call = kind.and_then(|kind| kind.as_call()).map(|call| call.clone().into());
     let quoted: Option<Quote> = serde_json::from_str(&record.quote).ok();
     let last = timeline.last().filter(|event| event.status == record.status && event.reason == record.reason);
     Request {

@@ -9,7 +9,7 @@ use serde::{
 use serde_json::value::RawValue;
 use slackwater::{
     relay::SubmitItem,
-    request::{Call, Deadline, Submission, SubmissionKind},
+    request::{self, Call, Deadline, Submission},
     wire::{Kind, Span, Submit},
 };
 
@@ -40,36 +40,24 @@ pub fn item(body: Submit<'_>, header_key: Option<&str>) -> Result<SubmitItem, Pr
         (None, deadline) => deadline.map(|instant| Deadline::At(instant.0)),
     };
     let kind = match (body.kind, body.forward, body.call) {
-        (Kind::Forward, Some(forward), None) => SubmissionKind::Forward(forward.into()),
+        (Kind::Forward, Some(forward), None) => request::Forward::from(forward).into(),
         (Kind::Call, None, Some(call)) => {
             let salt = match &idempotency_key {
                 Some(key) => key.clone(),
                 None => random_salt().map_err(|_| Problem::new("internal", "no randomness for the call's salt"))?,
             };
-            SubmissionKind::Call(Call {
-                to: call.to.0,
-                value: call.value.0,
-                gas: call.gas.0,
-                data: call.data.0,
-                any_sender: call.any_sender,
-                salt,
-            })
+            let mut call = Call::from(call);
+            call.salt = salt;
+            call.into()
         }
         (Kind::Forward, None, _) => return Err(field("forward", "missing: kind is `forward`")),
         (Kind::Forward, _, Some(_)) => return Err(field("call", "must be absent: kind is `forward`")),
         (Kind::Call, _, None) => return Err(field("call", "missing: kind is `call`")),
         (Kind::Call, Some(_), _) => return Err(field("forward", "must be absent: kind is `call`")),
     };
-    Ok(SubmitItem {
-        submission: Submission {
-            chain_id: body.chain_id.0,
-            kind,
-            deadline,
-            max_cost_wei: body.max_cost.map(|wei| wei.0),
-        },
-        idempotency_key,
-        submitted_by: None,
-    })
+    let mut submission = Submission::new(body.chain_id.0, kind);
+    (submission.deadline, submission.max_cost_wei) = (deadline, body.max_cost.map(|wei| wei.0));
+    Ok(SubmitItem { submission, idempotency_key, submitted_by: None })
 }
 
 fn random_salt() -> Result<String, getrandom::Error> {

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use alloy_primitives::{Keccak256, hex};
 use slackwater::{
     relay::{Acceptance, SubmitItem},
-    request::{RequestId, SubmissionKind},
+    request::RequestId,
 };
 
 use super::{Hold, check, now};
@@ -107,7 +107,7 @@ async fn hold(app: &Shared, caller: &Caller, item: &mut SubmitItem) -> Result<Op
 /// Ties idempotency keys of a page to its user: nobody who reads the page's key can take, or learn about, those of
 /// another user or of the server.
 fn own_idempotency_key(caller: &Caller, item: &mut SubmitItem) {
-    let (SubmissionKind::Forward(forward), Some(key)) = (&item.submission.kind, &mut item.idempotency_key) else {
+    let (Some(forward), Some(key)) = (item.submission.kind.as_forward(), &mut item.idempotency_key) else {
         return;
     };
     let mut hasher = Keccak256::new();
@@ -145,8 +145,7 @@ mod tests {
             data: Bytes::new(),
             signature: Bytes::new(),
         };
-        let submission =
-            Submission { chain_id: 1, kind: SubmissionKind::Forward(forward), deadline: None, max_cost_wei: None };
+        let submission = Submission::forward(1, forward);
         let mut item = SubmitItem { submission, idempotency_key: Some(key.to_owned()), submitted_by: None };
         own_idempotency_key(&caller, &mut item);
         item.idempotency_key

@@ -19,7 +19,7 @@ use crate::{
             service::{ChainService, Done},
         },
         clock,
-        nodes::simulate::tests::{FORWARDER, request},
+        nodes::simulate::tests::request,
         start::assemble::tests::service,
     },
     request::{
@@ -215,7 +215,7 @@ impl Owner {
     /// A simulation in which all members succeed.
     fn simulated(&mut self) {
         let members = self.all.clone();
-        let key = VehicleKey::Forwarder(FORWARDER);
+        let key = VehicleKey::of_members(&members, true);
         let selection = Selection {
             key,
             members: self.ids(&[0, 1, 2, 3]),

@@ -208,7 +208,7 @@ impl World {
     }
 
     async fn ask(&self, is_wary: bool) -> Simulation {
-        let key = VehicleKey::Forwarder(FORWARDER);
+        let key = VehicleKey::of_members(&self.members, true);
         let question = Question {
             key,
             members: &self.members,

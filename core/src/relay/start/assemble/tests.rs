@@ -30,7 +30,7 @@ use crate::{
         },
         clock,
     },
-    request::{Call, Submission, SubmissionKind},
+    request::{Call, Submission},
     sender::Input,
 };
 
@@ -224,8 +224,7 @@ async fn a_tenant_comes_while_the_relay_runs_if_the_ledger_has_nothing_of_it() {
         any_sender: false,
         salt: String::new(),
     };
-    let kind = SubmissionKind::Call(call);
-    let submission = Submission { chain_id: 1_006, kind, deadline: None, max_cost_wei: None };
+    let submission = Submission::call(1_006, call);
     let item = SubmitItem { submission, idempotency_key: None, submitted_by: None };
     first.submit("old", item).await.expect("a call");
     let refused = first.set_policies(vec![open("club")]).await;

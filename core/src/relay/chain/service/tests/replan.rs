@@ -163,7 +163,7 @@ impl Scene {
             gas_used: None,
             cost_wei: None,
         };
-        let key = VehicleKey::Forwarder(FORWARDER);
+        let key = VehicleKey::of_members(&members, true);
         let outcomes = decode(key, &members, receipt.is_success, &receipt.logs);
         let mut flight = Flight::new(key, members, weights, record);
         flight.is_planned = true;

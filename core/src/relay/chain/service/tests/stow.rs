@@ -109,7 +109,7 @@ impl Scene {
             let entry = queued(&params, &tenants, "shop".into(), &record, (**request).clone());
             service.sender.queue.push_in_flight(vec![entry], lane, 0);
         }
-        let key = VehicleKey::Forwarder(FORWARDER);
+        let key = VehicleKey::of_members(&all, true);
         let payload = params.payload(key, &all);
         let plan = Plan {
             payload: payload.clone(),

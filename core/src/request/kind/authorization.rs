@@ -5,7 +5,7 @@ use alloy_sol_types::{Eip712Domain, SolCall, SolStruct};
 use serde::{Deserialize, Serialize};
 use slackwater_contracts::eip3009::{IERC3009, IERC3009Bytes, TransferWithAuthorization};
 
-use super::{RequestId, SignatureError, recover};
+use crate::request::{RequestId, SignatureError, recover};
 
 /// A payment as authorized by its payer, with the signature. Not yet verified.
 ///
