@@ -64,6 +64,10 @@ pub mod provenance;
 pub mod record;
 pub mod request;
 pub mod schedule;
+#[cfg_attr(
+    not(feature = "relay"),
+    allow(dead_code, unused_imports, unreachable_pub, reason = "a page's relay uses less of it")
+)]
 mod sender;
 mod table;
 mod time;

@@ -155,7 +155,7 @@ pub enum Write {
         /// The new records.
         records: Vec<TargetRecord>,
     },
-    /// Set a [`super::Ledger::meta`] value.
+    /// Set a meta value.
     Meta {
         /// Name.
         key: String,

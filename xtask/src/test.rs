@@ -71,7 +71,7 @@ pub(crate) fn run_all(args: Args) -> Result<()> {
     steps.run("pure core tests", || {
         // Optimised, they run in a fraction of the time.
         let mut tests = cargo(&["test", "--config", "profile.dev.opt-level = 1", "-p", "slackwater"]);
-        run_tests(Harness::Libtest, tests.args(["--no-default-features", "--lib", "--locked"]))
+        run_tests(Harness::Libtest, tests.args(["--no-default-features", "--features", "presets", "--lib", "--locked"]))
     })?;
     steps.run("simulation tests", || run_tests(Harness::Libtest, &mut sim::tests("scenarios")))?;
     steps.run("simulation", sim::check)?;

@@ -10,6 +10,9 @@ use super::{
 };
 use crate::request::{Status, TargetRecord};
 
+/// A chain's id with a record there.
+type OnChain<T> = (u64, T);
+
 /// The body of a new request.
 #[derive(Debug)]
 pub(super) struct Payload {
@@ -69,7 +72,7 @@ impl WorkingSet {
     }
 
     /// Target records by chain: empty ones, to be deleted, and the others.
-    pub(super) fn target_changes(&mut self) -> (Vec<(u64, TargetRecord)>, Vec<(u64, TargetRecord)>) {
+    pub(super) fn target_changes(&mut self) -> (Vec<OnChain<TargetRecord>>, Vec<OnChain<TargetRecord>>) {
         let targets =
             std::mem::take(&mut self.new_targets).into_iter().map(|((chain_id, _), record)| (chain_id, record));
         targets.partition(|(_, record)| record.is_empty())

@@ -1,4 +1,4 @@
-//! The running relay, [`Relay`]: what it decides is in [`sender`](crate::sender); here is the work.
+//! The running relay, [`Relay`]: what it decides is in `sender`; here is the work.
 //!
 //! | in this order | answers |
 //! |---|---|

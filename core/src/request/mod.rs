@@ -3,11 +3,14 @@
 //! A [`Submission`] is the unverified input; [`verify()`] turns it into a [`VerifiedRequest`], the only form that the
 //! other modules accept. [`vehicle`] puts a request into a transaction, [`outcome`] reads its outcome from the receipt.
 
+mod context;
+mod domain;
 #[cfg_attr(not(feature = "relay"), allow(dead_code, reason = "a page's relay has one node, and asks it again"))]
 pub(crate) mod gate;
 mod id;
 mod kind;
 pub mod outcome;
+mod params;
 mod promise;
 pub(crate) mod receipt;
 pub mod settlement;
@@ -21,13 +24,15 @@ pub mod vehicle;
 mod verify;
 mod withdrawal;
 
+pub use context::{VerifyContext, VerifyError};
+pub use domain::ForwarderDomain;
 pub use gate::Unsimulated;
 pub use id::{BatchId, LaneId, ParseIdError, RequestId};
-pub use kind::{Authorization, Call, Forward, ForwarderDomain, KindName, RequestKind, TokenDomain};
+pub use kind::{Authorization, Call, Forward, KindName, RequestKind, TokenDomain};
 pub(crate) use kind::{Content, executed, verify_input};
 pub use promise::Promise;
 pub use signature::{SignatureError, recover};
 pub use status::{Reason, Status};
 pub use target::TargetRecord;
-pub use verify::{Deadline, Submission, VerifiedRequest, VerifyContext, VerifyError, identify, verify};
+pub use verify::{Deadline, Submission, VerifiedRequest, identify, verify};
 pub use withdrawal::Withdrawal;

@@ -1,11 +1,6 @@
 //! Outcome of each member: read from the receipt's events, never from its status alone.
 
-use std::sync::Arc;
-
 use alloy_primitives::{B256, Log, U256};
-
-use super::{VerifiedRequest, vehicle::VehicleKey};
-use crate::protection::Protection;
 
 /// A mined transaction's receipt, reduced to the fields that decisions use.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,14 +41,6 @@ pub enum MemberOutcome {
     Failed,
     /// Not executed by this transaction: skipped by the forwarder, or the whole transaction reverted.
     Untouched,
-}
-
-/// Outcomes of `members`, in order, of a transaction with key `key` that ended with `is_success` and `logs`.
-pub fn decode(key: VehicleKey, members: &[Arc<VerifiedRequest>], is_success: bool, logs: &[Log]) -> Vec<MemberOutcome> {
-    if !Protection::OutcomeByEvent.is_on() {
-        return vec![MemberOutcome::Executed; members.len()];
-    }
-    key.outcomes(members, is_success, logs)
 }
 
 /// Splits `total` in proportion to `weights`; the parts add up to `total` exactly. Zero weights count as one.

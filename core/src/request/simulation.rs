@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use super::{
     VerifiedRequest,
     gate::Word,
-    outcome::{MemberOutcome, decode},
-    vehicle::{Payload, VehicleKey, VehicleParams},
+    outcome::MemberOutcome,
+    vehicle::{Payload, VehicleKey, VehicleParams, decode},
 };
 use crate::{protection::Protection, table::Table};
 

@@ -7,7 +7,7 @@ use alloy_primitives::{Address, B256, Bytes, U64};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{kind::Part, vehicle::VehicleKey};
+use super::kind::VehicleKey;
 
 /// Time limit for a node's work on a trace.
 const TIMEOUT: &str = "2s";
@@ -32,6 +32,14 @@ pub(super) struct TracedCall {
     gas_used: U64,
     #[serde(default)]
     pub(super) input: Bytes,
+}
+
+/// Part of a member's execution that a nested call is.
+pub(super) enum Part {
+    /// The first one: the next member begins.
+    First,
+    /// Another one of the same member.
+    Further,
 }
 
 impl TracedCall {

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use alloy_primitives::{Address, Bytes, U256};
+use alloy_primitives::{Address, Bytes, Log, U256};
 
-pub use super::kind::VehicleKey;
-use super::{VerifiedRequest, kind::MOST_ENVELOPE_BYTES};
-use crate::chain::{GasSchedule, data_fee::TxSize};
+pub(crate) use super::params::BATCH_MARGIN_GAS;
+use super::{VerifiedRequest, kind::MOST_ENVELOPE_BYTES, outcome::MemberOutcome};
+pub use super::{kind::VehicleKey, params::VehicleParams};
+use crate::{chain::data_fee::TxSize, protection::Protection};
 
 /// Rule for sharing a transaction. The trust check of an `executeBatch` may use all remaining gas, at any member's
 /// position, and a target can behave otherwise on chain than in every simulation: so sharing depends on whose money is
@@ -33,22 +34,6 @@ pub struct Payload {
     pub gas_limit: u64,
 }
 
-/// Chain data that vehicles need.
-#[derive(Debug, Clone, Copy)]
-pub struct VehicleParams {
-    /// Refund receiver of `executeBatch`: the lane's sender.
-    pub sender: Address,
-    /// Multicall3 on this chain; `None` unless its known code was seen.
-    pub multicall3: Option<Address>,
-    /// Intrinsic gas and calldata floor.
-    pub schedule: GasSchedule,
-    /// Overhead of the forwarder per request, gas: recovery, nonce write, trust check, event.
-    pub forward_overhead_gas: u64,
-}
-
-/// Gas beyond the members: dispatch, refund call, loop. A call that travels alone needs none of it.
-pub(crate) const BATCH_MARGIN_GAS: u64 = 30_000;
-
 impl VehicleParams {
     /// Vehicle of `request` on this chain.
     pub fn vehicle(&self, request: &VerifiedRequest) -> VehicleKey {
@@ -69,17 +54,6 @@ impl VehicleParams {
             .saturating_mul(self.schedule.tokens_per_nonzero_byte)
             .saturating_mul(self.schedule.floor_gas_per_token.unwrap_or(0));
         execution.max(floor)
-    }
-
-    /// Gas of a transaction that may be shared, before its first member.
-    pub const fn base_gas(&self) -> u64 {
-        self.schedule.tx_base_gas + BATCH_MARGIN_GAS
-    }
-
-    /// Gas reserved for a request that adds `member_gas`: a transaction of its own, and an empty one that may have to
-    /// replace it.
-    pub const fn reserved_gas(&self, member_gas: u64) -> u64 {
-        self.base_gas().saturating_add(member_gas).saturating_add(self.schedule.tx_base_gas)
     }
 
     /// Upper bound of the gas of a member that the forwarder skips: all but the call to its target.
@@ -118,4 +92,12 @@ impl VehicleParams {
             self.schedule.intrinsic_gas(data).saturating_add(inner).saturating_add(reserve).saturating_add(margin);
         execution.max(self.schedule.floor_gas(data))
     }
+}
+
+/// Outcomes of `members`, in order, of a transaction with key `key` that ended with `is_success` and `logs`.
+pub fn decode(key: VehicleKey, members: &[Arc<VerifiedRequest>], is_success: bool, logs: &[Log]) -> Vec<MemberOutcome> {
+    if !Protection::OutcomeByEvent.is_on() {
+        return vec![MemberOutcome::Executed; members.len()];
+    }
+    key.outcomes(members, is_success, logs)
 }

@@ -17,9 +17,9 @@ use crate::{
     record::{AttemptRecord, BatchRecord, BatchState, Durable},
     request::{
         BatchId, RequestId, VerifiedRequest,
-        outcome::{MemberOutcome, TxReceipt, decode},
+        outcome::{MemberOutcome, TxReceipt},
         settlement::Culprit,
-        vehicle::{VehicleKey, VehicleParams},
+        vehicle::{VehicleKey, VehicleParams, decode},
     },
     schedule::Accused,
     time::Timestamp,

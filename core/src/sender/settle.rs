@@ -23,11 +23,12 @@ use crate::{
     record::{AccountEntry, BatchState, Bill, Reach, RequestChange, Write},
     request::{
         BatchId, Reason, RequestId, Status, VerifiedRequest,
-        outcome::{MemberOutcome, TxReceipt, decode, shares},
+        outcome::{MemberOutcome, TxReceipt, shares},
         settlement::{
             CostAccount, Payer, attribute, attribute_cancel, ceiling_left, has_culprit, lone_culprit, value_moved,
             with_price,
         },
+        vehicle::decode,
     },
     time::Timestamp,
 };

@@ -467,22 +467,21 @@ fn is_forecast(block: Duration, time: Duration) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
-    use crate::chain::preset_names;
 
+    #[cfg(feature = "presets")]
     #[test]
     fn the_defaults_of_every_preset_are_in_their_ranges_and_come_back_from_toml() {
-        for name in preset_names() {
+        for name in crate::chain::preset_names() {
             let spec = ChainSpec::preset(name).unwrap();
             let tuning = ChainTuning::for_spec(&spec);
             assert_eq!(tuning.problems(spec.block_time()), [], "{name}");
             assert_eq!(tuning.pace_problem(), None, "{name}");
             let table = serde_json::to_value(&tuning).unwrap();
             assert_eq!(serde_json::from_value::<ChainTuning>(table.clone()).unwrap(), tuning);
-            let written: BTreeSet<_> = table.as_object().unwrap().keys().cloned().collect();
-            let told: BTreeSet<_> = ChainTuning::keys().iter().map(|key| key.name.to_owned()).collect();
+            let written: std::collections::BTreeSet<_> = table.as_object().unwrap().keys().cloned().collect();
+            let told: std::collections::BTreeSet<_> =
+                ChainTuning::keys().iter().map(|key| key.name.to_owned()).collect();
             assert_eq!(written, told, "every key once, and no other");
         }
     }

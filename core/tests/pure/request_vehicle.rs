@@ -14,8 +14,8 @@ use slackwater::{
     },
     request::{
         Call, Forward, RequestId, VerifiedRequest,
-        outcome::{MemberOutcome, decode, shares},
-        vehicle::{VehicleKey, VehicleParams},
+        outcome::{MemberOutcome, shares},
+        vehicle::{VehicleKey, VehicleParams, decode},
     },
 };
 

@@ -1,16 +1,17 @@
 //! `call`: a trusted backend's own call, sent from the relayer's account.
 
-use std::sync::Arc;
-
 use alloy_primitives::{Address, Bytes, ChainId, U256, keccak256};
 use alloy_sol_types::SolCall as _;
 use serde::{Deserialize, Serialize};
 use slackwater_contracts::multicall3;
 
-use super::{Bounds, Inner, Kind, KindName, RequestKind, VehicleKey, narrow_gas};
+use super::{
+    form::{Bounds, Inner, Kind, KindName, narrow_gas},
+    key::VehicleKey,
+};
 use crate::{
     chain::decimal,
-    request::{RequestId, Submission, VerifiedRequest, VerifyContext, VerifyError, vehicle::VehicleParams},
+    request::{RequestId, VerifyContext, VerifyError, params::VehicleParams},
     time::Timestamp,
 };
 
@@ -58,13 +59,6 @@ impl Call {
         bytes.push(u8::from(self.any_sender));
         bytes.extend_from_slice(&self.data);
         RequestId(keccak256(bytes))
-    }
-}
-
-impl Submission {
-    /// A trusted tenant's own call, made by the relayer's account.
-    pub const fn call(chain_id: ChainId, call: Call) -> Self {
-        Self::new(chain_id, RequestKind::Call(call))
     }
 }
 
@@ -131,14 +125,13 @@ struct Body<'a> {
 }
 
 /// Calldata of the transaction that carries `members` through Multicall3, which calls one after the other.
-pub(super) fn batch(members: &[Arc<VerifiedRequest>]) -> Vec<u8> {
+pub(super) fn batch<'a>(members: impl Iterator<Item = &'a Call>) -> Vec<u8> {
     let calls = members
-        .iter()
-        .map(|member| multicall3::Call3Value {
-            target: member.target(),
+        .map(|call| multicall3::Call3Value {
+            target: call.to,
             allowFailure: false,
-            value: member.value(),
-            callData: member.data().clone(),
+            value: call.value,
+            callData: call.data.clone(),
         })
         .collect();
     multicall3::aggregate3ValueCall { calls }.abi_encode()

@@ -1,23 +1,21 @@
 //! `forward`: an ERC-2771 request for OpenZeppelin's `ERC2771Forwarder`.
 
-use std::sync::Arc;
-
 use alloy_primitives::{Address, B256, Bytes, ChainId, Log, U256, aliases::U48, b256, keccak256};
 use alloy_sol_types::{SolCall as _, SolEvent as _, SolValue as _};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use slackwater_contracts::forwarder::{self, ExecutedForwardRequest};
 
+use super::{
+    form::{Bounds, Inner, Kind, KindName, narrow_gas},
+    key::VehicleKey,
+};
 #[cfg(feature = "relay")]
-use super::Part;
-use super::{Bounds, Inner, Kind, KindName, RequestKind, VehicleKey, narrow_gas};
-#[cfg(feature = "relay")]
-use crate::request::trace::TracedCall;
+use crate::request::trace::{Part, TracedCall};
 use crate::{
     chain::decimal,
     request::{
-        RequestId, Submission, VerifiedRequest, VerifyContext, VerifyError, outcome::MemberOutcome, recover,
-        vehicle::VehicleParams,
+        ForwarderDomain, RequestId, VerifyContext, VerifyError, outcome::MemberOutcome, params::VehicleParams, recover,
     },
     table::Table,
     time::Timestamp,
@@ -34,9 +32,6 @@ const NONCES_SLOT: u64 = 2;
 
 /// `keccak256("ForwardRequest(address from,address to,uint256 value,uint256 gas,uint256 nonce,uint48 deadline,bytes data)")`.
 const FORWARD_REQUEST_TYPEHASH: B256 = b256!("7f96328b83274ebc7c1cf4f7a3abda602b51a78b7fa1d86a2ce353d75e587cac");
-
-/// `keccak256("EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)")`.
-const DOMAIN_TYPEHASH: B256 = b256!("8b73c3c69bb8fe3d512ecc4cf759cc79239f7b179b0ffacaa9a75d522b39400f");
 
 /// An ERC-2771 request as signed by a user, with the signature. Not yet verified.
 ///
@@ -84,10 +79,15 @@ impl Forward {
     }
 }
 
-impl Submission {
-    /// A request that a user signed (ERC-2771).
-    pub const fn forward(chain_id: ChainId, forward: Forward) -> Self {
-        Self::new(chain_id, RequestKind::Forward(forward))
+impl ForwarderDomain {
+    /// The digest that the user signs: `keccak256(0x1901 ‖ separator ‖ structHash)` (EIP-712).
+    pub fn digest(&self, forward: &Forward) -> B256 {
+        let mut bytes = [0u8; 2 + 64];
+        bytes[0] = 0x19;
+        bytes[1] = 0x01;
+        bytes[2..34].copy_from_slice(self.separator().as_slice());
+        bytes[34..].copy_from_slice(forward.struct_hash().as_slice());
+        keccak256(bytes)
     }
 }
 
@@ -182,11 +182,9 @@ struct Body<'a> {
     signature: &'a Bytes,
 }
 
-/// The forwarder's calldata struct of a forward request.
-fn data(request: &VerifiedRequest) -> Option<forwarder::ForwardRequestData> {
-    let forward = request.kind().as_forward()?;
-    debug_assert!(!request.is_outline(), "its bytes are not here");
-    Some(forwarder::ForwardRequestData {
+/// The forwarder's calldata struct.
+fn data(forward: &Forward) -> forwarder::ForwardRequestData {
+    forwarder::ForwardRequestData {
         from: forward.from,
         to: forward.to,
         value: forward.value,
@@ -194,18 +192,17 @@ fn data(request: &VerifiedRequest) -> Option<forwarder::ForwardRequestData> {
         deadline: U48::saturating_from(forward.deadline),
         data: forward.data.clone(),
         signature: forward.signature.clone(),
-    })
+    }
 }
 
 /// Calldata of the transaction that carries `members`. `refund_receiver` is never zero: that is the atomic mode.
-pub(super) fn batch(members: &[Arc<VerifiedRequest>], refund_receiver: Address) -> Vec<u8> {
-    let requests = members.iter().filter_map(|member| data(member)).collect();
-    forwarder::executeBatchCall { requests, refundReceiver: refund_receiver }.abi_encode()
+pub(super) fn batch<'a>(members: impl Iterator<Item = &'a Forward>, refund_receiver: Address) -> Vec<u8> {
+    forwarder::executeBatchCall { requests: members.map(data).collect(), refundReceiver: refund_receiver }.abi_encode()
 }
 
-/// Calldata of the question whether the forwarder would execute `member` now; `None` for another kind.
-pub(crate) fn verify_input(member: &VerifiedRequest) -> Option<Vec<u8>> {
-    Some(forwarder::verifyCall { request: data(member)? }.abi_encode())
+/// Calldata of the question whether the forwarder would execute `forward` now.
+pub(super) fn verify_input(forward: &Forward) -> Vec<u8> {
+    forwarder::verifyCall { request: data(forward) }.abi_encode()
 }
 
 /// State override of the forwarder: the next nonces of users.
@@ -221,18 +218,20 @@ pub(super) fn assumed_nonces(ahead: &Table<(Address, Address), u64>) -> Value {
 }
 
 /// Outcomes by event, matched by emitting address, signer **and** nonce; no event means that the forwarder skipped it.
-pub(super) fn outcomes(forwarder: Address, members: &[Arc<VerifiedRequest>], logs: &[Log]) -> Vec<MemberOutcome> {
+/// `members`: the [`Kind::sequence`] of each.
+pub(super) fn outcomes(
+    forwarder: Address,
+    members: impl Iterator<Item = Option<(Address, Address, u64)>>,
+    logs: &[Log],
+) -> Vec<MemberOutcome> {
     let events = executed(forwarder, logs);
+    let outcome = |(_, signer, nonce)| {
+        let event = events.iter().find(|event| (event.0, event.1) == (signer, nonce));
+        event.map(|event| if event.2 { MemberOutcome::Executed } else { MemberOutcome::Failed })
+    };
     members
-        .iter()
-        .map(|member| match member.sequence() {
-            Some((own, signer, nonce)) if own == forwarder => events
-                .iter()
-                .find(|event| event.0 == signer && event.1 == nonce)
-                .map_or(MemberOutcome::Untouched, |event| {
-                    if event.2 { MemberOutcome::Executed } else { MemberOutcome::Failed }
-                }),
-            _ => MemberOutcome::Untouched,
+        .map(|member| {
+            member.filter(|(own, ..)| *own == forwarder).and_then(outcome).unwrap_or(MemberOutcome::Untouched)
         })
         .collect()
 }
@@ -256,59 +255,4 @@ pub(super) fn part(call: &TracedCall, is_to_current: bool) -> Option<Part> {
         return Some(Part::First);
     }
     (call.executes() && is_to_current).then_some(Part::Further)
-}
-
-/// The EIP-712 domain of one deployed forwarder, with its separator computed once.
-///
-/// The name is the forwarder's constructor argument: read it with `eip712Domain()`, don't guess.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ForwarderDomain {
-    name: String,
-    chain_id: ChainId,
-    forwarder: Address,
-    separator: B256,
-}
-
-impl ForwarderDomain {
-    /// Domain of the forwarder at `forwarder` on `chain_id`; its version is always `"1"`.
-    pub fn new(name: impl Into<String>, chain_id: ChainId, forwarder: Address) -> Self {
-        let name = name.into();
-        let mut words = [0u8; 5 * 32];
-        words[..32].copy_from_slice(DOMAIN_TYPEHASH.as_slice());
-        words[32..64].copy_from_slice(keccak256(name.as_bytes()).as_slice());
-        words[64..96].copy_from_slice(keccak256(b"1").as_slice());
-        words[96 + 24..128].copy_from_slice(&chain_id.to_be_bytes());
-        words[128 + 12..].copy_from_slice(forwarder.as_slice());
-        Self { name, chain_id, forwarder, separator: keccak256(words) }
-    }
-
-    /// The forwarder's name (constructor argument).
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// The chain this domain is bound to.
-    pub const fn chain_id(&self) -> ChainId {
-        self.chain_id
-    }
-
-    /// The forwarder's address.
-    pub const fn forwarder(&self) -> Address {
-        self.forwarder
-    }
-
-    /// EIP-712 domain separator.
-    pub const fn separator(&self) -> B256 {
-        self.separator
-    }
-
-    /// The digest that the user signs: `keccak256(0x1901 ‖ separator ‖ structHash)` (EIP-712).
-    pub fn digest(&self, forward: &Forward) -> B256 {
-        let mut bytes = [0u8; 2 + 64];
-        bytes[0] = 0x19;
-        bytes[1] = 0x01;
-        bytes[2..34].copy_from_slice(self.separator.as_slice());
-        bytes[34..].copy_from_slice(forward.struct_hash().as_slice());
-        keccak256(bytes)
-    }
 }

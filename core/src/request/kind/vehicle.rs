@@ -2,42 +2,18 @@
 
 use std::sync::Arc;
 
-use alloy_primitives::{Address, B256, Log};
+use alloy_primitives::{Address, Log};
 use serde_json::Value;
 
-use super::{call, forward};
+use super::{RequestKind, call, forward, key::VehicleKey};
 #[cfg(feature = "relay")]
-use crate::request::trace::TracedCall;
+use crate::request::trace::{Part, TracedCall};
 use crate::{
-    request::{RequestId, VerifiedRequest, outcome::MemberOutcome, vehicle::VehicleParams},
+    request::{VerifiedRequest, outcome::MemberOutcome, params::VehicleParams},
     table::Table,
 };
 
-/// Kind of transaction. Requests with the same key may share a transaction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum VehicleKey {
-    /// `executeBatch` of this forwarder, non-atomic: members fail one by one.
-    Forwarder(Address),
-    /// Multicall3 `aggregate3Value` without `allowFailure`: all or nothing, so that the receipt's status holds for
-    /// every member.
-    Multicall,
-    /// A transaction of its own.
-    Single(RequestId),
-}
-
-/// Part of a member's execution that a nested call is.
-#[cfg(feature = "relay")]
-pub(in crate::request) enum Part {
-    /// The first one: the next member begins.
-    First,
-    /// Another one of the same member.
-    Further,
-}
-
 impl VehicleKey {
-    /// Vehicle of transactions without members, and group of all that travel alone.
-    pub(crate) const ALONE: Self = Self::Single(RequestId(B256::ZERO));
-
     /// Vehicle of `request`. A call that any sender may make goes through Multicall3 only if its code was seen
     /// (`has_multicall`): a transaction to an address without code succeeds and does nothing, and the value is lost.
     pub fn of(request: &VerifiedRequest, has_multicall: bool) -> Self {
@@ -47,36 +23,6 @@ impl VehicleKey {
     /// Vehicle of the transaction that carries `members`.
     pub(crate) fn of_members(members: &[Arc<VerifiedRequest>], has_multicall: bool) -> Self {
         members.first().map_or(Self::ALONE, |first| Self::of(first, has_multicall))
-    }
-
-    /// Group in the queue. Requests that travel alone share one; otherwise a hundred thousand of them would be as many
-    /// groups to visit.
-    pub(crate) const fn group(self) -> Self {
-        if self.is_lone() { Self::ALONE } else { self }
-    }
-
-    /// True if it carries one request only, as the transaction's own call.
-    pub const fn is_lone(self) -> bool {
-        matches!(self, Self::Single(_))
-    }
-
-    /// True if its targets see the relayer, so that only lanes of the tenant's own may send it.
-    pub const fn is_bound_to_callers(self) -> bool {
-        !matches!(self, Self::Forwarder(_))
-    }
-
-    /// Contract that counts the nonces of the members' users, and skips a member that is out of order; its state can be
-    /// assumed only if its code is known. `None` if the members have no order.
-    pub const fn nonce_contract(self) -> Option<Address> {
-        match self {
-            Self::Forwarder(forwarder) => Some(forwarder),
-            Self::Multicall | Self::Single(_) => None,
-        }
-    }
-
-    /// True if its contract's code was not seen on the chain.
-    pub(crate) const fn lacks_contract(self, params: &VehicleParams) -> bool {
-        matches!(self, Self::Multicall) && params.multicall3.is_none()
     }
 
     /// Gas that the contract needs per member.
@@ -94,11 +40,15 @@ impl VehicleKey {
         params: &VehicleParams,
         members: &[Arc<VerifiedRequest>],
     ) -> (Address, Vec<u8>) {
+        debug_assert!(members.iter().all(|member| !member.is_outline()), "their bytes are not here");
+        let kinds = members.iter().map(|member| member.kind());
         match self {
-            Self::Forwarder(forwarder) => (forwarder, forward::batch(members, params.sender)),
+            Self::Forwarder(forwarder) => {
+                (forwarder, forward::batch(kinds.filter_map(RequestKind::as_forward), params.sender))
+            }
             Self::Multicall => {
                 let Some(multicall3) = params.multicall3 else { unreachable!("chosen only where its code was seen") };
-                (multicall3, call::batch(members))
+                (multicall3, call::batch(kinds.filter_map(RequestKind::as_call)))
             }
             Self::Single(_) => match members.first() {
                 Some(member) => (member.target(), member.data().to_vec()),
@@ -142,7 +92,9 @@ impl VehicleKey {
             Self::Single(_) if !is_success => vec![MemberOutcome::Failed; members.len()],
             _ if !is_success => vec![MemberOutcome::Untouched; members.len()],
             Self::Multicall | Self::Single(_) => vec![MemberOutcome::Executed; members.len()],
-            Self::Forwarder(forwarder) => forward::outcomes(forwarder, members, logs),
+            Self::Forwarder(forwarder) => {
+                forward::outcomes(forwarder, members.iter().map(|member| member.sequence()), logs)
+            }
         }
     }
 
@@ -156,6 +108,11 @@ impl VehicleKey {
             Self::Single(_) => None,
         }
     }
+}
+
+/// Calldata of the question whether its forwarder would execute `member` now; `None` for another kind.
+pub(crate) fn verify_input(member: &VerifiedRequest) -> Option<Vec<u8>> {
+    member.kind().as_forward().map(forward::verify_input)
 }
 
 #[cfg(all(test, feature = "relay"))]

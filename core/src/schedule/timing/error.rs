@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Errors of [`Timing`]: unusable configuration, prior or state.
+/// Errors of [`Timing`](super::Timing): unusable configuration, prior or state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TimingError {

@@ -25,9 +25,9 @@ use crate::{
     },
     request::{
         BatchId, Reason, RequestId, Status, VerifiedRequest,
-        outcome::{MemberOutcome, TxReceipt, decode},
+        outcome::{MemberOutcome, TxReceipt},
         settlement::CostAccount,
-        vehicle::{Company, VehicleKey},
+        vehicle::{Company, VehicleKey, decode},
     },
     schedule::{QueuedRequest, Refusals},
     sender::{Content, FeeView as _, Flight, LeftOut, Mined, Price, Settlement},
