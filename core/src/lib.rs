@@ -48,8 +48,10 @@ pub mod client;
 #[cfg(feature = "client-http")]
 pub mod client_http;
 pub mod forecast;
+mod json;
 pub mod lane;
 pub mod market;
+mod ordered;
 pub mod policy;
 #[cfg(any(feature = "client-http", feature = "relay"))]
 mod private;

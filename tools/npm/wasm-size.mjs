@@ -26,7 +26,9 @@ writeFileSync(join(out, `${name}.d.ts`), typed)
 
 // Rust has nothing below address 1 024 but the last bytes of its stack, and the module's memory is its own, so zero at first.
 const assumed = ['--low-memory-unused', '--zero-filled-memory']
-const flags = ['-Oz', '--gufa', '-Oz', ...assumed, '--strip-debug', '--strip-producers', '--strip-target-features', ...FEATURES.map((f) => `--enable-${f}`)]
+// A function inlined into its only caller costs the compressed module more than its call did.
+const inlined = ['--one-caller-inline-max-function-size=20', '--always-inline-max-function-size=4']
+const flags = ['-Oz', '--gufa', '-Oz', ...inlined, ...assumed, '--strip-debug', '--strip-producers', '--strip-target-features', ...FEATURES.map((f) => `--enable-${f}`)]
 execFileSync(process.execPath, [opt, join(made, MODULE), ...flags, '-o', join(out, MODULE)], { stdio: 'inherit' })
 
 const bytes = readFileSync(join(out, MODULE))

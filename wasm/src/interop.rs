@@ -4,6 +4,7 @@ use std::{borrow::Cow, fmt};
 
 use serde::{Serialize, de::DeserializeOwned};
 use slackwater::client::ClientError;
+use slackwater::client::read_json;
 use wasm_bindgen::prelude::{JsValue, wasm_bindgen};
 
 /// Longest accepted input, bytes of JSON: far more than the longest fee history or model.
@@ -94,8 +95,7 @@ pub(crate) fn encoded(value: &JsValue) -> Option<String> {
 /// Parses JSON; errors name it `what`.
 pub(crate) fn parse<T: DeserializeOwned>(what: &str, text: &str) -> Result<T, Failure> {
     check_size(what, text)?;
-    // From bytes, as everywhere here: each kind of source adds its own code to the module.
-    serde_json::from_slice(text.as_bytes()).map_err(|error| Failure::argument(format_args!("{what}: {error}")))
+    read_json(text.as_bytes()).map_err(|error| Failure::argument(format_args!("{what}: {error}")))
 }
 
 /// Refuses inputs above [`MAX_INPUT_BYTES`].

@@ -26,6 +26,9 @@ pub(crate) struct Args {
     /// Only this scenario (random, crash, reorg, …).
     #[arg(long)]
     scenario: Option<String>,
+    /// Print the timeline of every seed.
+    #[arg(long)]
+    show: bool,
 }
 
 /// Runs `cargo xtask sim`.
@@ -48,6 +51,7 @@ pub(crate) fn run_sim(args: &Args) -> Result<()> {
     if let Some(scenario) = &args.scenario {
         command.args(["--scenario", scenario]);
     }
+    command.args(args.show.then_some("--show"));
     run(&mut command)
 }
 

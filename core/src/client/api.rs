@@ -8,10 +8,11 @@ use serde::{Deserialize, de::DeserializeOwned};
 use super::{
     Event, Open, Problem, RequestDetail,
     error::ClientError,
-    http::{ApiCall, HttpAnswer, HttpCall, excerpt, json},
+    http::{ApiCall, HttpAnswer, HttpCall, excerpt, parsed},
     submit::Submit,
 };
 use crate::{
+    json,
     request::{BatchId, Reason, RequestId, Status},
     time::{Timestamp, millis},
     wire::{
@@ -27,7 +28,7 @@ pub(super) const BATCH_PATH: &str = "/v1/requests/batch";
 
 /// `POST /v1/requests`: accepts one request.
 pub fn submit(submit: &Submit) -> ApiCall<Accepted> {
-    ApiCall::new(HttpCall::post(SUBMIT_PATH, submit.body()), json)
+    ApiCall::new(HttpCall::post(SUBMIT_PATH, submit.body()), parsed)
 }
 
 /// One result for each request of a batch, in order.
@@ -53,7 +54,7 @@ pub(super) fn submit_bodies<'a>(bodies: impl Iterator<Item = &'a str>) -> ApiCal
 }
 
 fn batch_results(answer: &HttpAnswer) -> Result<BatchResults, ClientError> {
-    let results: Results<'static> = json(answer)?;
+    let results: Results<'static> = parsed(answer)?;
     Ok(results
         .results
         .into_iter()
@@ -157,7 +158,7 @@ pub fn requests(filter: &ListFilter) -> ApiCall<RequestPage> {
     query.extend(cursor.map(|cursor: String| format!("cursor={cursor}")));
     query.extend(filter.limit.map(|limit| format!("limit={limit}")));
     let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
-    ApiCall::new(HttpCall::get(format!("/v1/requests{query}")), json)
+    ApiCall::new(HttpCall::get(format!("/v1/requests{query}")), parsed)
 }
 
 /// `DELETE /v1/requests/{id}`: withdraws a request that is still queued.
@@ -199,12 +200,12 @@ fn forecast_http(chain_id: u64, horizon: Option<Duration>) -> HttpCall {
 
 /// `GET /v1/batches/{id}`: one batch.
 pub fn batch(id: BatchId) -> ApiCall<Batch> {
-    ApiCall::new(HttpCall::get(format!("/v1/batches/{id}")), json)
+    ApiCall::new(HttpCall::get(format!("/v1/batches/{id}")), parsed)
 }
 
 /// Any call, with its answer read as JSON.
 pub fn any<T: DeserializeOwned>(http: HttpCall) -> ApiCall<T> {
-    ApiCall::new(http, json)
+    ApiCall::new(http, parsed)
 }
 
 /// Arguments of a call in [`by_name`].
@@ -225,7 +226,7 @@ struct Arguments {
 /// # Errors
 /// [`ClientError::Invalid`] names the argument that is missing or wrong.
 pub fn by_name(name: &str, arguments: &str) -> Result<HttpCall, ClientError> {
-    let given: Arguments = serde_json::from_slice(arguments.as_bytes())
+    let given: Arguments = json::read(arguments.as_bytes())
         .map_err(|error| ClientError::invalid("arguments", excerpt(&error.to_string())))?;
     let number = |field, count: Option<Count>| match count {
         Some(count) => Ok(count.0),

@@ -7,6 +7,7 @@ use super::{
     http::{TransportError, TransportErrorKind, excerpt},
     verify::PromiseFault,
 };
+use crate::json;
 
 /// Largest problem body that is parsed, bytes.
 const MAX_PROBLEM_BYTES: usize = 64 << 10;
@@ -22,7 +23,7 @@ impl Problem {
         if body.len() > MAX_PROBLEM_BYTES {
             return None;
         }
-        let problem: Self = serde_json::from_slice(body).ok()?;
+        let problem: Self = json::read(body).ok()?;
         Some(problem.bounded())
     }
 

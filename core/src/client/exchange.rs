@@ -109,7 +109,7 @@ impl<T> Exchange<T> {
     fn read(&self, answer: &HttpAnswer) -> Result<T, ClientError> {
         if let Some((_, refusal)) = &self.look {
             http::check(answer)?;
-            let request: serde_json::Value = http::json(answer)?;
+            let request: serde_json::Value = http::parsed(answer)?;
             if request["status"] != Status::Cancelled.as_str() {
                 return Err(refusal.clone());
             }

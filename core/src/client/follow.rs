@@ -11,6 +11,7 @@ use super::{
     sse::{SseError, SseParser},
 };
 use crate::{
+    json,
     request::{RequestId, Status},
     time::Timestamp,
 };
@@ -215,7 +216,7 @@ impl Follow {
         let result = self.parser.push(bytes);
         while let Some(message) = self.parser.next_message() {
             // What is no event is of a newer relayer, or noise: the state shows what matters.
-            if let Ok(event) = serde_json::from_slice::<Event>(message.data.as_bytes()) {
+            if let Ok(event) = json::read::<Event>(message.data.as_bytes()) {
                 self.apply(event);
             }
         }

@@ -3,6 +3,7 @@
 use std::{fmt, marker::PhantomData};
 
 use super::{Problem, error::ClientError};
+use crate::json;
 
 /// Largest accepted answer, bytes. A batch of 1 000 acceptances has about 1 MB.
 pub const MAX_ANSWER_BYTES: usize = 8 << 20;
@@ -200,8 +201,8 @@ pub(crate) fn check(answer: &HttpAnswer) -> Result<(), ClientError> {
 }
 
 /// Parses a JSON body.
-pub(super) fn json<T: serde::de::DeserializeOwned>(answer: &HttpAnswer) -> Result<T, ClientError> {
-    serde_json::from_slice(&answer.body)
+pub(super) fn parsed<T: serde::de::DeserializeOwned>(answer: &HttpAnswer) -> Result<T, ClientError> {
+    json::read(&answer.body)
         .map_err(|error| ClientError::Unreadable { status: answer.status, detail: excerpt(&error.to_string()) })
 }
 

@@ -20,6 +20,7 @@ mod sse;
 mod submit;
 pub mod verify;
 
+pub use crate::json::read as read_json;
 pub use error::ClientError;
 pub use exchange::{Client, Exchange, Step, Transport};
 pub use follow::{Change, DEFAULT_POLL, Follow, FollowStep, Until};

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use slackwater_contracts::forwarder::{eip712DomainCall, isTrustedForwarderCall, noncesCall};
 
 use super::http::{MAX_ANSWER_BYTES, excerpt};
+use crate::json;
 use crate::request::ForwarderDomain;
 
 /// Failure of a node's answer.
@@ -95,7 +96,7 @@ impl<T> RpcCall<T> {
         if body.len() > MAX_ANSWER_BYTES {
             return Err(RpcError::TooLarge { bytes: body.len(), limit: MAX_ANSWER_BYTES });
         }
-        let reply: Reply = serde_json::from_slice(body).map_err(|error| unreadable(&error))?;
+        let reply: Reply = json::read(body).map_err(|error| unreadable(&error))?;
         if let Some(NodeError { code, message }) = reply.error {
             return Err(RpcError::Node { code, message: excerpt(&message) });
         }
@@ -116,7 +117,7 @@ fn unreadable(error: &serde_json::Error) -> RpcError {
 }
 
 fn read<T: DeserializeOwned>(result: Value) -> Result<T, RpcError> {
-    serde_json::from_value(result).map_err(|error| unreadable(&error))
+    json::of(result).map_err(|error| unreadable(&error))
 }
 
 /// Reference to a block.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{api::span, error::ClientError, http::excerpt, verify::CLOCK_TOLERANCE};
 use crate::{
     chain::decimal,
+    json,
     request::{Call, Content, Deadline, Forward, RequestKind, Submission},
     time::Timestamp,
     wire::{self, Kind},
@@ -216,7 +217,7 @@ impl Submit {
         if text.len() > MAX_SUBMIT_BYTES {
             return Err(ClientError::invalid("request", format!("{} bytes, limit {MAX_SUBMIT_BYTES}", text.len())));
         }
-        let body: wire::Submit<'_> = serde_json::from_slice(text.as_bytes())
+        let body: wire::Submit<'_> = json::read(text.as_bytes())
             .map_err(|error| ClientError::invalid("request", excerpt(&error.to_string())))?;
         let mut kind = match (body.kind, body.forward, body.call) {
             (Kind::Forward, Some(forward), None) => RequestKind::from(Forward::from(forward)),

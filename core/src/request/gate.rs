@@ -1,11 +1,11 @@
 //! Decisions from simulation results: send, refuse or wait (invariants I11 and I15). Pure.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::outcome::MemberOutcome;
-use crate::{protection::Protection, time::Timestamp, tuning::choice};
+use crate::{ordered::Map, protection::Protection, time::Timestamp, tuning::choice};
 
 /// What becomes of a request that no node can simulate until the last block that can take it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -75,7 +75,7 @@ pub(crate) struct RejectRule {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Doubt {
     /// First adverse result of each node, by its index: block and time.
-    first: BTreeMap<usize, (u64, Timestamp)>,
+    first: Map<usize, (u64, Timestamp)>,
     heads: u32,
     newest: Option<u64>,
 }

@@ -288,8 +288,16 @@ mod stored {
         /// # Errors
         /// The JSON error if the bytes were damaged.
         pub fn from_stored(bytes: &[u8]) -> Result<Self, serde_json::Error> {
-            let stored: Stored<'_> = serde_json::from_slice(bytes)?;
-            Ok(Self {
+            serde_json::from_slice(bytes).map(Self::restored)
+        }
+
+        /// As [`Self::from_stored`].
+        pub(crate) fn from_stored_value(value: serde_json::Value) -> Option<Self> {
+            crate::json::of(value).map(Self::restored).ok()
+        }
+
+        fn restored(stored: Stored<'_>) -> Self {
+            Self {
                 id: stored.id,
                 chain_id: stored.chain_id,
                 kind: stored.kind.into_owned(),
@@ -299,7 +307,7 @@ mod stored {
                 valid_until: stored.valid_until.unwrap_or(stored.deadline),
                 max_cost_wei: stored.max_cost_wei,
                 is_outline: false,
-            })
+            }
         }
     }
 }

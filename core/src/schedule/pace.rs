@@ -1,11 +1,8 @@
 //! Throughput of a tenant with a backlog, and the delay it implies for a new promise.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    time::Duration,
-};
+use std::{collections::VecDeque, time::Duration};
 
-use crate::time::Timestamp;
+use crate::{ordered::Map, time::Timestamp};
 
 /// Blocks over which throughput is measured.
 const BLOCKS: usize = 20;
@@ -41,7 +38,7 @@ impl TenantPace {
 
 /// Count of requests whose promise can still be kept, by due time.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct DueCounts(BTreeMap<u64, u64>);
+pub struct DueCounts(Map<u64, u64>);
 
 impl DueCounts {
     pub(super) fn add(&mut self, due: Timestamp) {

@@ -9,11 +9,12 @@
 //! With a longest suspicion of a day, a named target is suspect for 22.5 minutes after its first surprise, 45 after the second,
 //! and for a day after the seventh and every further one.
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use alloy_primitives::{Address, B256};
 
 use crate::{
+    ordered::HashMap,
     protection::Protection,
     request::{TargetRecord, outcome::MemberOutcome, vehicle::Company},
     table::Table,

@@ -1,10 +1,6 @@
 //! From the composer's choice to a plan that a lane takes.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use alloy_primitives::{Address, U256};
 
@@ -21,6 +17,8 @@ use crate::{
         data_fee::{TxSize, with_margin},
     },
     lane::{Event, LaneError, Plan},
+    ordered::{Map, Set},
+    policy::Pauses,
     protection::Protection,
     record::{BatchRecord, BatchState},
     request::{
@@ -61,16 +59,21 @@ impl<H: Host> Sender<H> {
         if self.is_stopping || !self.around.may_send {
             return;
         }
-        self.forget_waiting_withdrawn();
-        self.end_uncertain(now);
-        let pauses = self.around.pauses.clone();
-        if pauses.stops_chain(self.chain_id()) {
-            return;
+        if H::HAS_LEDGER {
+            self.forget_waiting_withdrawn();
+            self.end_uncertain(now);
         }
-        self.queue.set_paused(&pauses.tenants);
+        let pauses = self.around.pauses.clone();
+        if H::HAS_TENANTS {
+            if pauses.stops_chain(self.chain_id()) {
+                return;
+            }
+            self.queue.set_paused(pauses.tenants.keys());
+        }
         let Some(limits) = self.limits(now) else { return };
         let head = self.head.map(|head| head.number);
-        if self.facts.tuning.simulation.simulate {
+        let has_turns = H::HAS_TENANTS && self.facts.tuning.simulation.simulate;
+        if has_turns {
             let lanes = self.lanes.iter().filter(|lane| lane.has_signer).count();
             let (tuning, books) = (&self.facts.tuning, &self.books);
             let patience = (self.facts.spec.block_time() * 4).max(Duration::from_secs(1));
@@ -85,7 +88,7 @@ impl<H: Host> Sender<H> {
             if head.is_some() && self.lanes[index].blind_at == head {
                 continue;
             }
-            if self.facts.tuning.simulation.simulate && self.turns.is_over() {
+            if has_turns && self.turns.is_over() {
                 if self.queue.waiting() > 0 && self.turns.tell() {
                     self.notice(Notice::SimulationsUsedUp);
                 }
@@ -98,7 +101,7 @@ impl<H: Host> Sender<H> {
             // A selection that is expired, or not covered at the current data fee, does not cost the lane its turn.
             let mut candidate = None;
             for _ in 0..MAX_UNCOVERED {
-                let Some(selection) = self.select(now, lane, &limits, &pauses.tenants) else {
+                let Some(selection) = self.select(now, lane, &limits, &pauses) else {
                     if let Some(Short { needed_wei, until }) = self.queue.short() {
                         self.lanes[index].machine.handle_event(now, Event::Short { needed_wei, until });
                         self.drain(index);
@@ -121,19 +124,13 @@ impl<H: Host> Sender<H> {
     }
 
     /// Selects a batch for a lane: first from tenants below their share of this head's simulations, else from all.
-    fn select<T>(
-        &mut self,
-        now: Timestamp,
-        lane: LaneId,
-        limits: &ComposeLimits,
-        paused: &BTreeMap<String, T>,
-    ) -> Option<Selection> {
-        let mut satisfied = self.turns.satisfied(|tenant| self.books.weight(tenant));
+    fn select(&mut self, now: Timestamp, lane: LaneId, limits: &ComposeLimits, pauses: &Pauses) -> Option<Selection> {
+        let satisfied = || self.turns.satisfied(|tenant| self.books.weight(tenant));
+        let satisfied = if H::HAS_TENANTS { satisfied() } else { Vec::new() };
         if !satisfied.is_empty() {
-            satisfied.extend(paused.keys().map(|tenant| (tenant.clone(), ())));
-            self.queue.set_paused(&satisfied);
+            self.queue.set_paused(satisfied.iter().chain(pauses.tenants.keys()));
             let found = self.queue.compose(now, lane, limits, self.fees.outlook());
-            self.queue.set_paused(paused);
+            self.queue.set_paused(pauses.tenants.keys());
             if found.is_some() {
                 return found;
             }
@@ -155,7 +152,7 @@ impl<H: Host> Sender<H> {
         let members: Vec<Arc<VerifiedRequest>> =
             selection.members.iter().filter_map(|id| self.queue.get(*id)).map(|entry| entry.request.clone()).collect();
         let mut ahead = Ahead::new();
-        let mut seen = BTreeSet::new();
+        let mut seen = Set::new();
         for member in &members {
             if let Some((forwarder, signer, nonce)) = member.sequence()
                 && seen.insert((forwarder, signer))
@@ -179,9 +176,11 @@ impl<H: Host> Sender<H> {
 
     fn simulate(&mut self, index: usize, candidate: Candidate) {
         self.lanes[index].is_simulating = true;
-        let entries = candidate.members.iter().filter_map(|member| self.queue.get(member.id()));
-        let tenants: BTreeSet<Arc<str>> = entries.map(|entry| Arc::clone(&entry.tenant)).collect();
-        tenants.iter().for_each(|tenant| self.turns.take(tenant));
+        if H::HAS_TENANTS {
+            let entries = candidate.members.iter().filter_map(|member| self.queue.get(member.id()));
+            let tenants: Set<Arc<str>> = entries.map(|entry| Arc::clone(&entry.tenant)).collect();
+            tenants.iter().for_each(|tenant| self.turns.take(tenant));
+        }
         let environment = self.environment(self.now, index, candidate.selection.deadline);
         let model = self.data_fee().unwrap_or_default();
         let block = self.head.map_or(0, |head| head.number);
@@ -285,7 +284,7 @@ impl<H: Host> Sender<H> {
         }
         let Candidate { mut selection, members, ahead, data_quote, forecast_ref, .. } = candidate;
         let mut used = Vec::with_capacity(members.len());
-        let mut broken: BTreeSet<(Address, Address)> = BTreeSet::new();
+        let mut broken: Set<(Address, Address)> = Set::new();
         let mut good = Vec::with_capacity(members.len());
         let mut failed = Vec::new();
         let mut unsure = Vec::new();
@@ -374,6 +373,9 @@ impl<H: Host> Sender<H> {
 
     /// Demotes the node whose simulation a final receipt contradicts.
     pub(crate) fn judge_witnesses(&mut self, members: &[Arc<VerifiedRequest>], outcomes: &[MemberOutcome]) {
+        if !H::HAS_MAJORITY {
+            return;
+        }
         for (member, outcome) in members.iter().zip(outcomes) {
             let Some((yes, no)) = self.contradicted.remove(&member.id()) else { continue };
             match outcome {
@@ -443,7 +445,7 @@ impl<H: Host> Sender<H> {
     pub(crate) fn keep_valid(&mut self, now: Timestamp, candidate: Candidate) -> Option<Candidate> {
         let is_over = |member: &VerifiedRequest| member.valid_until() <= now && Protection::Deadline.is_on();
         // The lowest nonce of each signer that is not sent now.
-        let mut first: BTreeMap<(Address, Address), u64> = BTreeMap::new();
+        let mut first: Map<(Address, Address), u64> = Map::new();
         let held = self.held.iter().chain(&self.undecided);
         let held = held.filter_map(|id| self.queue.get(*id)?.request.sequence());
         let over = candidate.members.iter().filter(|member| is_over(member)).filter_map(|member| member.sequence());
@@ -496,7 +498,7 @@ impl<H: Host> Sender<H> {
             let gas_wei = U256::from(gas).saturating_mul(U256::from(entry.ceiling_wei_per_gas));
             covers_data(left_wei, gas_wei, member.value(), part, margin).then_some(entry.ceiling_wei_per_gas)
         };
-        let mut broken: BTreeSet<(Address, Address)> = BTreeSet::new();
+        let mut broken: Set<(Address, Address)> = Set::new();
         let mut kept: Vec<usize> = Vec::new();
         let mut lowest = candidate.selection.ceiling_wei_per_gas;
         for (place, (member, (size, part))) in candidate.members.iter().zip(sizes.iter().zip(parts)).enumerate() {
@@ -528,7 +530,7 @@ impl<H: Host> Sender<H> {
         if withdrawn.is_empty() {
             return Some(candidate);
         }
-        let mut broken: BTreeSet<(Address, Address)> = BTreeSet::new();
+        let mut broken: Set<(Address, Address)> = Set::new();
         let mut kept: Vec<usize> = Vec::new();
         for (place, member) in candidate.members.iter().enumerate() {
             let signer = member.sequence().map(|(forwarder, signer, _)| (forwarder, signer));
@@ -572,12 +574,13 @@ impl<H: Host> Sender<H> {
 
     /// Submits the plan to the lane; if the lane refuses it, the members wait for the next block.
     fn launch(&mut self, now: Timestamp, index: usize, candidate: Candidate) {
-        let Some(candidate) = self.keep_unwithdrawn(index, candidate) else { return };
+        let candidate = if H::HAS_LEDGER { self.keep_unwithdrawn(index, candidate) } else { Some(candidate) };
+        let Some(candidate) = candidate else { return };
         let pauses = self.around.pauses.clone();
         let is_paused = |member: &Arc<VerifiedRequest>| {
             self.queue.get(member.id()).is_some_and(|entry| pauses.tenants.contains_key(&*entry.tenant))
         };
-        if pauses.stops_chain(self.chain_id()) || candidate.members.iter().any(is_paused) {
+        if H::HAS_TENANTS && (pauses.stops_chain(self.chain_id()) || candidate.members.iter().any(is_paused)) {
             // Paused while it was simulated: nothing new starts.
             candidate.members.iter().for_each(|member| self.queue.put_back(member.id()));
             return;

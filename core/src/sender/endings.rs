@@ -1,7 +1,5 @@
 //! Requests that end without a transaction: withdrawn, expired, or impossible to execute.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use super::{
     flight::Content,
     host::{Books, Host},
@@ -10,6 +8,7 @@ use super::{
 };
 use crate::{
     lane::Event,
+    ordered::{Map, Set},
     protection::Protection,
     record::{RequestChange, Write},
     request::{Reason, RequestId, Status},
@@ -104,7 +103,7 @@ impl<H: Host> Sender<H> {
     /// reason it is missing. Time counts only while heads arrive, and the timeout applies only after the nonce was
     /// looked up again.
     pub(crate) fn end_gapped(&mut self, now: Timestamp) {
-        let mut gaps = BTreeMap::new();
+        let mut gaps = Map::new();
         for (user, missing) in self.queue.gaps() {
             let known = self.gaps.get(&user).copied().filter(|gap| gap.missing == missing);
             let gap = known.unwrap_or(Gap { missing, since: self.healthy, is_seen: false });
@@ -157,7 +156,7 @@ impl<H: Host> Sender<H> {
         if ids.is_empty() {
             return;
         }
-        let ids: BTreeSet<RequestId> = ids.iter().copied().collect();
+        let ids: Set<RequestId> = ids.iter().copied().collect();
         let holds = |content: &Content| content.members.iter().any(|member| ids.contains(&member.id()));
         for lane in &mut self.lanes {
             let vacant = lane.flights.iter_mut().filter(|(_, flight)| flight.members.is_empty());

@@ -5,8 +5,6 @@
 //! persisted as soon as a majority of the nodes has confirmed it, together with its transaction's hash, so that it
 //! counts once and a reorg can revoke it.
 
-use std::collections::BTreeMap;
-
 use alloy_primitives::{Address, B256};
 
 use super::{
@@ -16,6 +14,7 @@ use super::{
     state::Sender,
 };
 use crate::{
+    ordered::Map,
     record::Write,
     request::{
         VerifiedRequest,
@@ -118,7 +117,7 @@ impl<H: Host> Sender<H> {
         shown: Evidence,
         members: &[std::sync::Arc<VerifiedRequest>],
         outcomes: &[MemberOutcome],
-        nonces: &BTreeMap<(Address, Address), u64>,
+        nonces: &Map<(Address, Address), u64>,
         contracts: &[Address],
     ) {
         let accused = shown.open();

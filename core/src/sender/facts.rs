@@ -1,16 +1,13 @@
 //! Facts about a chain that do not change while its sender runs.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use alloy_primitives::Address;
 
 use super::flight::MemberSize;
 use crate::{
     chain::ChainSpec,
+    ordered::{Map, Set},
     request::{
         ForwarderDomain, VerifiedRequest,
         vehicle::{VehicleKey, VehicleParams},
@@ -26,9 +23,9 @@ pub(crate) struct ChainFacts {
     /// Limits and pace.
     pub(crate) tuning: ChainTuning,
     /// Signing domains of the forwarders.
-    pub(crate) forwarders: BTreeMap<Address, ForwarderDomain>,
+    pub(crate) forwarders: Map<Address, ForwarderDomain>,
     /// Forwarders with a known storage layout.
-    pub(crate) known_forwarders: BTreeSet<Address>,
+    pub(crate) known_forwarders: Set<Address>,
     /// Gas and size arithmetic; its sender is the first lane's, which changes neither.
     pub(crate) params: VehicleParams,
     /// Time to inclusion of a request without a deadline of its own, and again after a missed promise.

@@ -1,10 +1,6 @@
 //! One nonce of a lane with all that it carries, and the lane with its flights and attempts.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::RangeInclusive,
-    sync::Arc,
-};
+use std::{ops::RangeInclusive, sync::Arc};
 
 use alloy_primitives::{Address, B256, Bytes, U256};
 
@@ -14,6 +10,7 @@ use super::{
 };
 use crate::{
     lane::{AttemptKey, AttemptKind, Command, Lane},
+    ordered::{Map, Set},
     record::{AttemptRecord, BatchRecord, BatchState, Durable},
     request::{
         BatchId, RequestId, VerifiedRequest,
@@ -56,15 +53,15 @@ pub(crate) struct Flight {
     /// Amount held in its tenant's budget for the part of its cost that no member bears.
     pub(crate) pending: Option<Pending>,
     /// Members that left before it is final: they wait again, or are in another transaction.
-    pub(crate) gone: BTreeSet<RequestId>,
+    pub(crate) gone: Set<RequestId>,
     /// Amount already drawn for it from the reservation of each member in `gone`, wei.
-    pub(crate) drawn: BTreeMap<RequestId, U256>,
+    pub(crate) drawn: Map<RequestId, U256>,
     /// Members that another transaction of ours executed earlier on chain: the operator bears the cost of skipping
     /// them.
-    pub(crate) elsewhere: BTreeSet<RequestId>,
+    pub(crate) elsewhere: Set<RequestId>,
     /// Members that had ended before this instance read the batch back, with their tenant's price in percent of their
     /// cost: no budget in memory counts them.
-    pub(crate) uncounted: BTreeMap<RequestId, u32>,
+    pub(crate) uncounted: Map<RequestId, u32>,
     /// The foreign transaction that took the nonce, as last reported, and the time of the first report.
     pub(crate) stranger: Option<(ForeignTransaction, Timestamp)>,
 }
@@ -82,7 +79,7 @@ pub(crate) struct Content {
     /// Tenant of all members; `None` if they belong to several tenants, or to none.
     pub(crate) tenant: Option<Arc<str>>,
     /// As in [`Flight`].
-    pub(crate) elsewhere: BTreeSet<RequestId>,
+    pub(crate) elsewhere: Set<RequestId>,
 }
 
 impl Content {
@@ -120,7 +117,7 @@ impl Flight {
 
     /// Members that the ledger, as read back at a restart, records as executed by this transaction in this block;
     /// `None` if it does not record the transaction in this block.
-    pub(crate) fn known(&self, receipt: &TxReceipt) -> Option<BTreeSet<RequestId>> {
+    pub(crate) fn known(&self, receipt: &TxReceipt) -> Option<Set<RequestId>> {
         let BatchRecord { state: BatchState::Included, included_hash, block, gas_used: Some(_), .. } = self.record
         else {
             return None;
@@ -157,10 +154,10 @@ impl Flight {
             filled_for: None,
             mined: None,
             pending: None,
-            gone: BTreeSet::new(),
-            drawn: BTreeMap::new(),
-            elsewhere: BTreeSet::new(),
-            uncounted: BTreeMap::new(),
+            gone: Set::new(),
+            drawn: Map::new(),
+            elsewhere: Set::new(),
+            uncounted: Map::new(),
             stranger: None,
         }
     }
@@ -191,11 +188,11 @@ pub(crate) struct SenderLane {
     /// False if the key is no longer configured: sent transactions are watched until they are final.
     pub(crate) has_signer: bool,
     pub(crate) params: VehicleParams,
-    pub(crate) flights: BTreeMap<u64, Flight>,
+    pub(crate) flights: Map<u64, Flight>,
     /// Attempts that are signed but not yet committed.
-    pub(crate) signed: BTreeMap<AttemptKey, AttemptRecord>,
+    pub(crate) signed: Map<AttemptKey, AttemptRecord>,
     /// Committed attempts, which may be broadcast.
-    pub(crate) durable: BTreeMap<AttemptKey, Durable<AttemptRecord>>,
+    pub(crate) durable: Map<AttemptKey, Durable<AttemptRecord>>,
     /// True while a batch is being simulated.
     pub(crate) is_simulating: bool,
     /// Head at which no node could simulate any member of the lane's selection; `None` if there was none.
@@ -208,10 +205,10 @@ impl SenderLane {
         machine: Lane,
         has_signer: bool,
         params: VehicleParams,
-        flights: BTreeMap<u64, Flight>,
-        durable: BTreeMap<AttemptKey, Durable<AttemptRecord>>,
+        flights: Map<u64, Flight>,
+        durable: Map<AttemptKey, Durable<AttemptRecord>>,
     ) -> Self {
-        let signed = BTreeMap::new();
+        let signed = Map::new();
         Self { machine, has_signer, params, flights, signed, durable, is_simulating: false, blind_at: None }
     }
 

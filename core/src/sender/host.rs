@@ -1,7 +1,7 @@
 //! What the sender needs of its surroundings: fees as they are forecast, and the books of the tenants. Both are asked, never
 //! waited for.
 
-use std::{collections::BTreeSet, fmt::Debug, sync::Arc, time::Duration};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use alloy_primitives::{B256, U256};
 
@@ -9,6 +9,7 @@ use super::price::Price;
 use crate::{
     forecast::Forecast,
     market::FeePoint,
+    ordered::Set,
     policy::{Claim, Pauses},
     request::RequestId,
     schedule::FeeOutlook,
@@ -70,7 +71,7 @@ pub(crate) trait Books: Debug {
     /// Wait of a tenant's requests for a missing nonce.
     fn gap_timeout(&self, tenant: &str) -> Duration;
     /// Tenants with a spend above their budget.
-    fn debtors(&self, chain_id: u64, now: Timestamp) -> BTreeSet<Arc<str>>;
+    fn debtors(&self, chain_id: u64, now: Timestamp) -> Set<Arc<str>>;
     /// Budget that is neither spent nor reserved, wei.
     fn free(&self, tenant: &str, chain_id: u64, now: Timestamp) -> U256;
     /// Holds a part of the budget until the transaction is settled; `None` where nothing is held.
@@ -94,8 +95,10 @@ pub(crate) trait Host: Debug {
 
     /// Most users whose nonces are read at once.
     const NONCES_AT_ONCE: usize;
-    /// True if bytes can be read back from a ledger: those of included transactions leave memory.
+    /// True if there is a ledger with a decision log: bytes of included transactions leave memory, and are read back.
     const HAS_LEDGER: bool;
+    /// True if requests belong to several tenants with budgets.
+    const HAS_TENANTS: bool;
     /// True if several nodes are asked: a majority can show before finality that a transaction left a request out.
     const HAS_MAJORITY: bool;
     /// True if a request reserves its data fee when it is accepted; if not, its ceiling per gas falls as that fee rises.

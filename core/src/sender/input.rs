@@ -3,7 +3,7 @@
 //! Each command with a result names the input that brings the result back. A command that is lost may be given again: the
 //! sender asks anew where it must.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use alloy_primitives::{Address, B256, Bytes, U256};
 
@@ -16,6 +16,7 @@ use crate::{
     chain::{RpcErrorClass, data_fee::DataFeeModel},
     lane::{AttemptKey, PollPurpose, SendOutcome, TxToSign},
     market::FeePoint,
+    ordered::Map,
     provenance::Decision,
     record::{AttemptRecord, Durable, Tracked, Write, WriteOutcome},
     request::{
@@ -268,7 +269,7 @@ pub(crate) enum Input {
 #[derive(Debug, Default)]
 pub(crate) struct Inspection {
     /// Next nonces of the users whose requests it left untouched, at least.
-    pub(crate) nonces: BTreeMap<User, u64>,
+    pub(crate) nonces: Map<User, u64>,
     /// Contracts among its unproven targets.
     pub(crate) contracts: Vec<Address>,
     /// The member responsible for cost that no simulation had shown.
@@ -418,7 +419,7 @@ pub(crate) enum Command {
     /// Read next nonces of users with a gap as a majority has them. Gives [`Input::Gaps`].
     LookAtGaps(Vec<User>),
     /// Executed requests raised next nonces to at least these.
-    NoncesRaised(BTreeMap<User, u64>),
+    NoncesRaised(Map<User, u64>),
     /// A reorg lowered a user's next nonce.
     NonceLowered(User, u64),
     /// Nothing about this nonce is searched any more.

@@ -1,6 +1,6 @@
 //! Carries out what a lane commands.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use alloy_primitives::{B256, Bytes, U256};
 
@@ -16,6 +16,7 @@ use crate::protection::Protection;
 use crate::{
     chain::RpcErrorClass,
     lane::{AttemptKey, AttemptKind, Command as LaneCommand, Event, LaneAlert, TxToSign},
+    ordered::Map,
     policy::Claim,
     provenance::Decision,
     record::{
@@ -228,8 +229,8 @@ impl<H: Host> Sender<H> {
         });
         let (write, decisions) = if !flight.is_planned {
             let forecast_ref = flight.forecast_ref;
-            let sent = Decision::Sent { batch: batch_hash(id), attempt: attempt.hash };
-            let planned = Decision::Planned {
+            let sent = || Decision::Sent { batch: batch_hash(id), attempt: attempt.hash };
+            let planned = || Decision::Planned {
                 batch: batch_hash(id),
                 chain_id: id.lane.chain_id,
                 sender: id.lane.sender,
@@ -244,17 +245,18 @@ impl<H: Host> Sender<H> {
                 model: forecast_ref.map(|forecast_ref| forecast_ref.model),
                 inputs: forecast_ref.map(|forecast_ref| forecast_ref.inputs),
             };
+            let decisions = Self::logged(|| [planned(), sent()]);
             let with_gas = |(index, id)| BatchMember { id, own_gas: flight.weights.get(index).copied() };
             let members = flight.ids().enumerate().map(with_gas).collect();
             let (batch, left) = (flight.record.clone(), flight.left.clone());
             let content = PlannedBatch { batch, members, attempt, left, at: now };
-            (Write::Plan(Box::new(content)), vec![planned, sent])
+            (Write::Plan(Box::new(content)), decisions)
         } else {
             let before = AttemptKey { nonce: key.nonce, index: key.index - 1 };
             let replaced = lane.durable.get(&before).map(|attempt| (attempt.get().hash, attempt.get().fees));
             let is_priced_out = replaced.is_some_and(|(_, fees)| fees.max_fee_per_gas < next_base_fee);
             let replaced = replaced.map_or(attempt.hash, |(hash, _)| hash);
-            let decision = match attempt.kind {
+            let decision = || match attempt.kind {
                 AttemptKind::Payload => Decision::Bumped {
                     batch: batch_hash(id),
                     replaced,
@@ -273,8 +275,9 @@ impl<H: Host> Sender<H> {
                     Decision::Cancelling { batch: batch_hash(id), attempt: attempt.hash, reason: reason.to_owned() }
                 }
             };
+            let decisions = Self::logged(|| [decision()]);
             self.notice(Notice::replacing(id, &attempt));
-            (Write::Attempt(Box::new(attempt)), vec![decision])
+            (Write::Attempt(Box::new(attempt)), decisions)
         };
         #[cfg(feature = "simulation")]
         self.pretend_persisted(now, index, key);
@@ -424,8 +427,10 @@ impl<H: Host> Sender<H> {
             let Some((status, reason)) = end else {
                 let reason = Reason::RefusedByNodes;
                 changes.push(RequestChange::to(request, Status::Queued).because(reason));
-                let (batch, reason) = (batch_hash(id), reason.as_str().to_owned());
-                decisions.push(Decision::Requeued { request: request.0, batch, reason });
+                let (batch, reason) = (batch_hash(id), reason.as_str());
+                decisions.extend(Self::logged(|| {
+                    [Decision::Requeued { request: request.0, batch, reason: reason.to_owned() }]
+                }));
                 // A request that was alone would be refused again at once.
                 if is_alone || !class.is_some_and(RpcErrorClass::is_about_size) {
                     self.held.push(request);
@@ -469,7 +474,7 @@ impl<H: Host> Sender<H> {
         let id = lane.batch_id(nonce);
         self.notice(Notice::TakenBack(id));
         let lane = &mut self.lanes[index];
-        let mut drawn = BTreeMap::new();
+        let mut drawn = Map::new();
         if let Some(flight) = lane.flights.get_mut(&nonce) {
             flight.mined = None;
             flight.pending.take().iter().for_each(|pending| self.books.unpend(pending));
@@ -488,8 +493,8 @@ impl<H: Host> Sender<H> {
         let gone =
             lane.flights.get_mut(&nonce).map(|flight| (flight.record.included_hash.take(), flight.record.block.take()));
         if let Some((Some(attempt), Some((block_number, block_hash)))) = gone {
-            let decision = Decision::Reorged { batch: batch_hash(id), attempt, block_number, block_hash };
-            self.note(Vec::new(), vec![decision]);
+            let decision = || [Decision::Reorged { batch: batch_hash(id), attempt, block_number, block_hash }];
+            self.note(Vec::new(), Self::logged(decision));
         }
         self.report(now, index, nonce, BatchState::Broadcast, Status::Broadcast);
         // The members count as open again; their reservations were never released.
@@ -585,7 +590,7 @@ impl<H: Host> Sender<H> {
             self.note_surprise(&outcomes);
         }
         self.notice(Notice::Included { batch: id, block: receipt.block_number, members: outcomes.len(), waited });
-        let decision = Decision::Included {
+        let decision = || Decision::Included {
             batch: batch_hash(id),
             attempt: receipt.hash,
             block_number: receipt.block_number,
@@ -603,10 +608,10 @@ impl<H: Host> Sender<H> {
             bill: None,
             at: now,
         };
-        let (write, decision) = if is_new { (Some(write), Some(decision)) } else { (None, None) };
-        let writes: Vec<Write> = write.into_iter().chain(self.target_changes()).collect();
+        let decisions = if is_new { Self::logged(|| [decision()]) } else { Vec::new() };
+        let writes: Vec<Write> = is_new.then_some(write).into_iter().chain(self.target_changes()).collect();
         if !writes.is_empty() {
-            self.note(writes, decision.into_iter().collect());
+            self.note(writes, decisions);
         }
         let open =
             executed.iter().filter_map(|member| Some((self.queue.get(member.id())?.tenant.clone(), member.id())));
@@ -646,9 +651,11 @@ impl<H: Host> Sender<H> {
         if let LaneAlert::Ignored { nonce, blocks } = &alert {
             self.part_company(index, *nonce, *blocks);
         }
-        let decision =
-            Decision::Alert { code: alert.name().to_owned(), subject: lane.to_string(), detail: format!("{alert:?}") };
+        let decisions = Self::logged(|| {
+            let (code, detail) = (alert.name().to_owned(), format!("{alert:?}"));
+            [Decision::Alert { code, subject: lane.to_string(), detail }]
+        });
         self.notice(Notice::LaneAlert { lane, alert });
-        self.note(Vec::new(), vec![decision]);
+        self.note(Vec::new(), decisions);
     }
 }

@@ -1,7 +1,5 @@
 //! The sender's way through each input.
 
-use std::collections::BTreeMap;
-
 use alloy_primitives::B256;
 
 use super::{
@@ -12,6 +10,7 @@ use super::{
 };
 use crate::{
     lane::{Event, HeadInfo, PollPurpose},
+    ordered::Map,
     protection::Protection,
     request::{RequestId, outcome::TxReceipt},
     schedule::{Backlog, Queue, QueuedRequest},
@@ -38,7 +37,7 @@ impl<H: Host> Sender<H> {
                     self.dispatch(now);
                 }
             }
-            Input::Withdrawn(ids) => self.on_withdrawn(&ids),
+            Input::Withdrawn(ids) if H::HAS_LEDGER => self.on_withdrawn(&ids),
             Input::Head(facts) => self.on_head(now, *facts),
             Input::Tick => {
                 self.expire(now);
@@ -57,7 +56,7 @@ impl<H: Host> Sender<H> {
                 }
             }
             Input::Sent { lane, key, report } => self.on_sent(now, lane, key, report),
-            Input::Suggested(tip) => self.on_suggested_tip(now, tip),
+            Input::Suggested(tip) if H::HAS_MAJORITY => self.on_suggested_tip(now, tip),
             Input::Receipts { lane, nonce, purpose, found, mut is_complete, at_block, stranger } => {
                 if let Some(found) =
                     found.as_ref().filter(|found| purpose == PollPurpose::Inclusion && self.is_odd(found))
@@ -66,7 +65,7 @@ impl<H: Host> Sender<H> {
                     self.command(Command::AgreeOnReceipt { lane, nonce, at_block, hash: found.hash });
                     return;
                 }
-                if let Some(stranger) = stranger {
+                if let Some(stranger) = stranger.filter(|_| H::HAS_MAJORITY) {
                     is_complete &= self.meet(now, lane, nonce, stranger);
                 }
                 self.lane_event(now, lane, Event::Receipts { nonce, purpose, found, is_complete, at_block });
@@ -88,9 +87,11 @@ impl<H: Host> Sender<H> {
                     waiting.is_asked = false;
                 }
             }
-            Input::Contracts { lane, nonce, hash, contracts } => self.on_contracts(now, lane, nonce, hash, &contracts),
-            Input::LeftOut(left_out) => self.on_left_out(now, &left_out),
-            Input::Fetched { lane, nonce, found } => self.on_fetched(lane, nonce, found),
+            Input::Contracts { lane, nonce, hash, contracts } if H::HAS_MAJORITY => {
+                self.on_contracts(now, lane, nonce, hash, &contracts)
+            }
+            Input::LeftOut(left_out) if H::HAS_MAJORITY => self.on_left_out(now, &left_out),
+            Input::Fetched { lane, nonce, found } if H::HAS_LEDGER => self.on_fetched(lane, nonce, found),
             Input::Nonces { asked, found } => {
                 self.under_way.nonces = false;
                 self.learn_nonces(found);
@@ -109,6 +110,12 @@ impl<H: Host> Sender<H> {
                 self.learn_nonces(found);
                 self.dispatch(now);
             }
+            // Answers to questions that this host does not ask.
+            Input::Withdrawn(_)
+            | Input::Suggested(_)
+            | Input::Contracts { .. }
+            | Input::LeftOut(_)
+            | Input::Fetched { .. } => {}
         }
     }
 
@@ -176,13 +183,17 @@ impl<H: Host> Sender<H> {
             lane.machine.handle_event(now, Event::Head(info));
             self.drain(index);
         }
-        self.queue.set_debtors(self.books.debtors(self.chain_id(), now));
-        self.weigh_tenants();
+        if H::HAS_TENANTS {
+            self.queue.set_debtors(self.books.debtors(self.chain_id(), now));
+            self.weigh_tenants();
+        }
         self.settle_in_order(now);
         self.look_at_left_out(now);
         self.fetch_again();
         self.confirm_suspects();
-        self.measure_paces(now);
+        if H::HAS_TENANTS {
+            self.measure_paces(now);
+        }
         self.end_gapped(now);
         self.look_at_gaps();
         self.expire(now);
@@ -239,7 +250,7 @@ impl<H: Host> Sender<H> {
     fn measure_paces(&mut self, now: Timestamp) {
         let Some(limits) = self.limits(now) else { return };
         let near = now.saturating_add(limits.urgent);
-        let mut backlogs = BTreeMap::new();
+        let mut backlogs = Map::new();
         for (tenant, left, fresh) in self.queue.paces() {
             let pace = self.paces.entry(tenant.clone()).or_default();
             pace.block(left, fresh.until(near));

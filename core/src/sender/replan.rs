@@ -5,8 +5,6 @@
 //! request may enter a second transaction (the exception in invariant I3). After a reorg still only one of the two
 //! executes the request, and that one ends it.
 
-use std::collections::BTreeSet;
-
 use alloy_primitives::Address;
 
 use super::{
@@ -19,6 +17,7 @@ use super::{
 };
 use crate::{
     lane::AttemptKind,
+    ordered::Set,
     provenance::Decision,
     record::{BatchState, RequestChange, Write},
     request::{Reason, RequestId, Status, outcome::MemberOutcome},
@@ -140,8 +139,10 @@ impl<H: Host> Sender<H> {
             let mut change = RequestChange::to(request, Status::Queued).because(reason);
             change.batch_failed = is_payload;
             changes.push(change);
-            let (batch, reason) = (batch_hash(id), reason.as_str().to_owned());
-            decisions.push(Decision::Requeued { request: request.0, batch, reason });
+            decisions.extend(Self::logged(|| {
+                let (batch, reason) = (batch_hash(id), reason.as_str().to_owned());
+                [Decision::Requeued { request: request.0, batch, reason }]
+            }));
         }
         let targets = self.target_changes();
         if back.is_empty() {
@@ -213,11 +214,11 @@ impl<H: Host> Sender<H> {
     }
 
     /// The subset of `ids` that [is entangled](Self::is_entangled), in one pass over all transactions.
-    pub(crate) fn entangled_among(&self, ids: &[RequestId]) -> BTreeSet<RequestId> {
+    pub(crate) fn entangled_among(&self, ids: &[RequestId]) -> Set<RequestId> {
         if ids.is_empty() {
-            return BTreeSet::new();
+            return Set::new();
         }
-        let asked: BTreeSet<RequestId> = ids.iter().copied().collect();
+        let asked: Set<RequestId> = ids.iter().copied().collect();
         self.unsettled().flat_map(Flight::bound).filter(|id| asked.contains(id)).collect()
     }
 

@@ -1,10 +1,6 @@
 //! What a final transaction means for each of its members.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use alloy_primitives::{Address, U256};
 
@@ -18,6 +14,7 @@ use super::{
 };
 use crate::{
     lane::AttemptKind,
+    ordered::{Map, Set},
     protection::Protection,
     provenance::Decision,
     record::{AccountEntry, BatchState, Bill, Reach, RequestChange, Write},
@@ -57,7 +54,7 @@ struct LeftEarly {
     changes: Vec<RequestChange>,
     /// (tenant, request, amount counted against the tenant's budget in wei).
     costs_wei: Vec<(Arc<str>, RequestId, U256)>,
-    ended: BTreeMap<(Status, Option<Reason>), u64>,
+    ended: Map<(Status, Option<Reason>), u64>,
     /// Cost shares that no reservation covers, wei.
     unbooked_wei: U256,
 }
@@ -149,6 +146,9 @@ impl<H: Host> Sender<H> {
     /// The culprit search for a final transaction that cost more than its members' known costs; `None` if none is
     /// needed.
     fn case(&self, order: (Timestamp, BatchId)) -> Option<Case> {
+        if !H::HAS_MAJORITY {
+            return None;
+        }
         let settlement = &self.settlements.get(&order)?.settlement;
         let receipt = settlement.receipt.as_deref()?;
         let is_payload = settlement.kind == Some(AttemptKind::Payload) && settlement.earlier.is_none();
@@ -179,7 +179,7 @@ impl<H: Host> Sender<H> {
     ///
     /// `gone`: the members that left the settled transaction. No request is in two transactions without having left
     /// one.
-    fn tell_others(&mut self, executed: &[RequestId], gone: &BTreeSet<RequestId>, block: u64) {
+    fn tell_others(&mut self, executed: &[RequestId], gone: &Set<RequestId>, block: u64) {
         let came: Vec<RequestId> = executed.iter().filter(|id| gone.contains(*id)).copied().collect();
         let settling = self.settlements.values_mut().map(|waiting| {
             let settlement = &mut waiting.settlement;
@@ -215,7 +215,7 @@ impl<H: Host> Sender<H> {
         &mut self,
         now: Timestamp,
         settlement: Settlement,
-        nonces: &BTreeMap<(Address, Address), u64>,
+        nonces: &Map<(Address, Address), u64>,
         contracts: &[Address],
     ) {
         let Settlement { id, mut flight, kind, receipt, outcomes, culprit, earlier } = settlement;
@@ -267,7 +267,7 @@ impl<H: Host> Sender<H> {
             let executed: Vec<RequestId> = earlier.members.iter().zip(&outcomes).filter_map(has_run).collect();
             self.tell_others(&executed, &executed.iter().copied().collect(), receipt.block_number);
             let mined = kind.map(|kind| Spent { kind, receipt, outcomes: &outcomes, culprit: None });
-            let (parts, its_bill) = self.attribute(now, id, earlier, &BTreeMap::new(), mined);
+            let (parts, its_bill) = self.attribute(now, id, earlier, &Map::new(), mined);
             let gas = gas_of_each(&outcomes, &earlier.weights, gas_used);
             for (((member, outcome), part), gas) in earlier.members.iter().zip(&outcomes).zip(parts).zip(gas) {
                 self.end_early(&mut early, member.id(), (*outcome, gas), part, U256::ZERO, Some(receipt));
@@ -354,11 +354,10 @@ impl<H: Host> Sender<H> {
             change.charged_wei = charged_wei;
             if change.to == Status::Queued {
                 change.batch_failed = own == Some(AttemptKind::Payload);
-                decisions.push(Decision::Requeued {
-                    request: request.0,
-                    batch: batch_hash(id),
-                    reason: change.reason.map_or("", Reason::as_str).to_owned(),
-                });
+                decisions.extend(Self::logged(|| {
+                    let reason = change.reason.map_or("", Reason::as_str).to_owned();
+                    [Decision::Requeued { request: request.0, batch: batch_hash(id), reason }]
+                }));
                 back.push((request, change.batch_failed));
             } else {
                 *ended.entry((change.to, change.reason)).or_default() += 1;
@@ -457,7 +456,7 @@ impl<H: Host> Sender<H> {
         now: Timestamp,
         id: BatchId,
         flight: &Content,
-        drawn: &BTreeMap<RequestId, U256>,
+        drawn: &Map<RequestId, U256>,
         mined: Option<Spent<'_>>,
     ) -> (Vec<U256>, Option<Box<Bill>>) {
         let nothing = vec![U256::ZERO; flight.members.len()];
@@ -490,7 +489,7 @@ impl<H: Host> Sender<H> {
             }
         };
         let mut bill = Bill { value_wei, accounts: Vec::new() };
-        if !parts.rest_wei.is_zero() && Protection::EveryWei.is_on() {
+        if H::HAS_TENANTS && !parts.rest_wei.is_zero() && Protection::EveryWei.is_on() {
             let tenant = owner.map(|owner| owner.to_string());
             bill.accounts.push(AccountEntry { account, tenant, wei: parts.rest_wei });
         }
@@ -501,7 +500,7 @@ impl<H: Host> Sender<H> {
     fn payers(
         &self,
         flight: &Content,
-        drawn: &BTreeMap<RequestId, U256>,
+        drawn: &Map<RequestId, U256>,
         outcomes: &[MemberOutcome],
         receipt: &TxReceipt,
     ) -> Vec<Payer> {
@@ -530,6 +529,9 @@ impl<H: Host> Sender<H> {
     /// Reserves, in the tenant's budget, the cost of a mined transaction that no member bears (invariant I8), so that
     /// nothing else spends it before settlement.
     pub(crate) fn pend(&mut self, now: Timestamp, index: usize, nonce: u64) {
+        if !H::HAS_TENANTS {
+            return;
+        }
         let Some(flight) = self.lanes.get(index).and_then(|lane| lane.flights.get(&nonce)) else { return };
         let Some(mined) = &flight.mined else { return };
         let known =
@@ -559,6 +561,9 @@ impl<H: Host> Sender<H> {
 
     /// Deducts the account entries of a final transaction from tenants' budgets.
     fn book(&mut self, now: Timestamp, id: BatchId, bill: &Bill) {
+        if !H::HAS_TENANTS {
+            return;
+        }
         for AccountEntry { account, tenant, wei } in &bill.accounts {
             let account = account.as_str();
             self.notice(Notice::AccountBears { batch: id, account, tenant: tenant.clone(), wei: *wei });
@@ -588,7 +593,10 @@ impl<H: Host> Sender<H> {
 
     /// Updates admission's nonce cache.
     pub(crate) fn remember_nonces(&mut self, executed: &[Arc<VerifiedRequest>]) {
-        let mut newest: BTreeMap<(Address, Address), u64> = BTreeMap::new();
+        if !H::HAS_TENANTS {
+            return;
+        }
+        let mut newest: Map<(Address, Address), u64> = Map::new();
         for (forwarder, signer, nonce) in executed.iter().filter_map(|member| member.sequence()) {
             let next = newest.entry((forwarder, signer)).or_default();
             *next = (*next).max(nonce.saturating_add(1));

@@ -1,10 +1,6 @@
 //! State of the sender, and its way out: commands.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use alloy_primitives::{Address, B256, U256, keccak256};
 
@@ -21,6 +17,7 @@ use super::{
 use crate::{
     chain::data_fee::DataFeeModel,
     lane::{AttemptKey, HeadInfo},
+    ordered::{Map, Set},
     provenance::Decision,
     record::Write,
     request::{BatchId, Reason, RequestId, Status, gate::Doubt},
@@ -66,10 +63,10 @@ pub(crate) struct Sender<H: Host> {
     /// Fee offers, and the guard time before a deadline.
     pub(crate) pricing: Pricing,
     /// Hashes by number of the known canonical blocks that are not final.
-    pub(crate) canonical: BTreeMap<u64, B256>,
+    pub(crate) canonical: Map<u64, B256>,
     pub(crate) lanes: Vec<SenderLane>,
     /// Final transactions not settled yet, in the order in which they were planned.
-    pub(crate) settlements: BTreeMap<(Timestamp, BatchId), Waiting>,
+    pub(crate) settlements: Map<(Timestamp, BatchId), Waiting>,
     pub(crate) head: Option<HeadInfo>,
     /// Time at which the newest head came.
     pub(crate) head_at: Timestamp,
@@ -80,17 +77,17 @@ pub(crate) struct Sender<H: Host> {
     pub(crate) data_fee: Option<DataFeeModel>,
     pub(crate) under_way: UnderWay,
     /// Attempts whose commit was not answered yet.
-    pub(crate) committing: BTreeMap<WriteId, (usize, AttemptKey)>,
+    pub(crate) committing: Map<WriteId, (usize, AttemptKey)>,
     /// Requests that wait for the next block, mostly after a failed simulation.
     pub(crate) held: Vec<RequestId>,
     /// Expired requests whose outcome depends on another transaction of ours that is not settled.
-    pub(crate) undecided: BTreeSet<RequestId>,
+    pub(crate) undecided: Set<RequestId>,
     /// True if a transaction was settled, or left its nonce, since `undecided` was last checked.
     pub(crate) is_loosened: bool,
     /// Simulation refusals by node, per request, since the request last passed a simulation.
-    pub(crate) doubts: BTreeMap<RequestId, Doubt>,
+    pub(crate) doubts: Map<RequestId, Doubt>,
     /// Requests on whose simulation two nodes disagree: place of the node that accepts, place of the node that refuses.
-    pub(crate) contradicted: BTreeMap<RequestId, (usize, usize)>,
+    pub(crate) contradicted: Map<RequestId, (usize, usize)>,
     /// Simulations used at this head, by tenant.
     pub(crate) turns: SimulationTurns,
     /// Number of batches simulated.
@@ -98,20 +95,20 @@ pub(crate) struct Sender<H: Host> {
     /// Number of further batches to simulate on two nodes, after a surprise.
     pub(crate) wary: u64,
     /// Users with waiting requests below their forwarder nonce, until that nonce is final.
-    pub(crate) suspects: BTreeSet<User>,
+    pub(crate) suspects: Set<User>,
     /// Calls that may have been executed without the ledger's knowledge: watched while in flight, never sent (again).
-    pub(crate) uncertain: BTreeSet<RequestId>,
+    pub(crate) uncertain: Set<RequestId>,
     /// Requests withdrawn on another instance while they are in a transaction or on the way into one.
-    pub(crate) withdrawn: BTreeSet<RequestId>,
+    pub(crate) withdrawn: Set<RequestId>,
     /// Last user of the previous gap lookup; the next one continues after it.
     pub(crate) gaps_after: Option<User>,
     /// Users with a nonce gap: no request has the nonce that their waiting requests need first.
-    pub(crate) gaps: BTreeMap<User, Gap>,
+    pub(crate) gaps: Map<User, Gap>,
     /// Accumulated healthy time of the chain: the time between heads, at most `LATE_BLOCKS` block times per head.
     pub(crate) healthy: Duration,
     /// Rate at which each tenant's requests leave the queue.
-    pub(crate) paces: BTreeMap<Arc<str>, TenantPace>,
-    pub(crate) backlogs: Arc<BTreeMap<Arc<str>, Backlog>>,
+    pub(crate) paces: Map<Arc<str>, TenantPace>,
+    pub(crate) backlogs: Arc<Map<Arc<str>, Backlog>>,
     /// Time of the last change that may let something be sent; `None` if there was none since.
     pub(crate) dispatch_at: Option<Timestamp>,
     pub(crate) is_stopping: bool,
@@ -127,7 +124,7 @@ pub(crate) struct Open {
     /// Lanes with their transactions.
     pub(crate) lanes: Vec<SenderLane>,
     /// Calls that may have been executed without the ledger's knowledge.
-    pub(crate) uncertain: BTreeSet<RequestId>,
+    pub(crate) uncertain: Set<RequestId>,
 }
 
 impl<H: Host> Sender<H> {
@@ -151,31 +148,31 @@ impl<H: Host> Sender<H> {
             policy_changes: None,
             queue,
             pricing,
-            canonical: BTreeMap::new(),
+            canonical: Map::new(),
             lanes,
-            settlements: BTreeMap::new(),
+            settlements: Map::new(),
             head: None,
             head_at: now,
             proposer: None,
             price: None,
             data_fee,
             under_way: UnderWay::default(),
-            committing: BTreeMap::new(),
+            committing: Map::new(),
             held: Vec::new(),
-            undecided: BTreeSet::new(),
+            undecided: Set::new(),
             is_loosened: false,
-            doubts: BTreeMap::new(),
-            contradicted: BTreeMap::new(),
+            doubts: Map::new(),
+            contradicted: Map::new(),
             turns: SimulationTurns::default(),
             simulated: 0,
             wary: 0,
-            suspects: BTreeSet::new(),
+            suspects: Set::new(),
             uncertain,
-            withdrawn: BTreeSet::new(),
+            withdrawn: Set::new(),
             gaps_after: None,
-            gaps: BTreeMap::new(),
+            gaps: Map::new(),
             healthy: Duration::ZERO,
-            paces: BTreeMap::new(),
+            paces: Map::new(),
             backlogs: Arc::default(),
             dispatch_at: None,
             is_stopping: false,
@@ -226,6 +223,11 @@ impl<H: Host> Sender<H> {
         self.next_write += 1;
         self.command(Command::Commit { id, writes, decisions, settled });
         Some(id)
+    }
+
+    /// Decisions for the log; none where there is no log.
+    pub(crate) fn logged<const N: usize>(decisions: impl FnOnce() -> [Decision; N]) -> Vec<Decision> {
+        if H::HAS_LEDGER { decisions().into() } else { Vec::new() }
     }
 
     /// Has something written that nothing waits for.

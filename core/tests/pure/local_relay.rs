@@ -13,6 +13,7 @@ use alloy_primitives::{Address, Bytes, U256};
 use chain::{BROKEN, GWEI};
 use proptest::prelude::*;
 use slackwater::{
+    chain::FinalityRule,
     client::local::{LocalAsk, LocalConfig, LocalError, LocalRelay, LocalTiming, SessionKey},
     request::{Call, ForwarderDomain, Reason, Status},
 };
@@ -120,6 +121,18 @@ fn a_reorg_takes_an_inclusion_back() {
     world.until("taken back", 5_000, |world| world.status(id) == Status::Broadcast);
     world.until("final", 5_000, World::all_ended);
     assert_eq!(world.status(id), Status::Finalized);
+    world.check_rest();
+}
+
+#[test]
+fn many_blocks_become_final_at_once() {
+    let finality = FinalityRule::FinalizedTag { fallback_depth: 0 };
+    let mut world = World::new(6, Faults::default(), LocalConfig { finality, ..config() });
+    world.chain.epoch = 32;
+    let ids = [world.forward(0, TARGET, LONG, None), world.call(TARGET, LONG, None)];
+    world.until("included", 5_000, |world| ids.iter().all(|id| world.status(*id) == Status::Included));
+    world.until("final", 5_000, World::all_ended);
+    assert!(ids.iter().all(|id| world.status(*id) == Status::Finalized));
     world.check_rest();
 }
 
@@ -304,10 +317,13 @@ fn faults(rng: &mut Rng) -> Faults {
     }
 }
 
-fn run(seed: u64) {
+/// `epoch`: the number of blocks that become final together.
+fn run(seed: u64, epoch: u64) {
     let mut rng = Rng(seed);
     let faults = faults(&mut rng);
-    let mut world = World::new(rng.next(), faults, config());
+    let by_tag = LocalConfig { finality: FinalityRule::FinalizedTag { fallback_depth: 0 }, ..config() };
+    let mut world = World::new(rng.next(), faults, if epoch > 1 { by_tag } else { config() });
+    world.chain.epoch = epoch;
     world.chain.has_simulate = rng.chance(70);
     for _ in 0..rng.below(12) + 1 {
         let to = if rng.chance(15) { BROKEN } else { TARGET };
@@ -332,8 +348,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 96, max_shrink_iters: 0, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_happens_everything_ends_once(seed in any::<u64>()) {
-        run(seed);
+    fn whatever_happens_everything_ends_once(seed in any::<u64>(), epoch in prop::sample::select(vec![1, 1, 5, 32])) {
+        run(seed, epoch);
     }
 }
 
@@ -344,6 +360,6 @@ fn old_failures() {
     for seed in
         [11_418_276_962_230_741_474, 11_764_662_679_927_963_168, 17_517_853_607_335_920_068, 3_729_202_903_239_476_154]
     {
-        run(seed);
+        run(seed, 1);
     }
 }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     chain::{RpcErrorClass, classify},
+    json,
     request::RequestId,
 };
 
@@ -102,9 +103,9 @@ impl CallAnswer {
     }
 }
 
-/// Reads JSON, always from bytes: each kind of source costs its own code.
+/// Reads a node's answer.
 pub(super) fn parse<T: DeserializeOwned>(text: &str) -> Option<T> {
-    serde_json::from_slice(text.as_bytes()).ok()
+    json::read(text.as_bytes()).ok()
 }
 
 /// A block height as a JSON-RPC quantity.

@@ -1,9 +1,6 @@
 //! Configuration of a local relay, with every limit.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::time::Duration;
 
 use alloy_primitives::Address;
 
@@ -13,6 +10,7 @@ use crate::{
         FinalityRule, Fork, ReplacementRule,
     },
     lane::LaneConfig,
+    ordered::{Map, Set},
     request::{LaneId, Unsimulated, vehicle::VehicleParams},
     schedule::{PercentileOutlook, RecordRule},
     sender::{ChainFacts, tuning::ChainTuning},
@@ -202,8 +200,8 @@ impl LocalConfig {
         ChainFacts {
             spec,
             tuning,
-            forwarders: BTreeMap::new(),
-            known_forwarders: BTreeSet::new(),
+            forwarders: Map::new(),
+            known_forwarders: Set::new(),
             params,
             default_within: self.default_within,
         }

@@ -1,12 +1,13 @@
 //! The sender's surroundings in a page: one payer, one node, and a gate by recent prices.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use alloy_primitives::U256;
 
 use crate::{
     forecast::Forecast,
     market::FeePoint,
+    ordered::Set,
     policy::Claim,
     request::RequestId,
     schedule::{FeeOutlook, PercentileOutlook},
@@ -24,6 +25,7 @@ impl Host for Page {
 
     const NONCES_AT_ONCE: usize = 20;
     const HAS_LEDGER: bool = false;
+    const HAS_TENANTS: bool = false;
     const HAS_MAJORITY: bool = false;
     const HAS_RESERVATIONS: bool = false;
 }
@@ -98,8 +100,8 @@ impl Books for Payer {
         Duration::ZERO
     }
 
-    fn debtors(&self, _chain_id: u64, _now: Timestamp) -> BTreeSet<Arc<str>> {
-        BTreeSet::new()
+    fn debtors(&self, _chain_id: u64, _now: Timestamp) -> Set<Arc<str>> {
+        Set::new()
     }
 
     fn free(&self, _tenant: &str, _chain_id: u64, _now: Timestamp) -> U256 {

@@ -1,6 +1,6 @@
 //! The way of inputs to the sender, and of its commands to node and storage.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use alloy_primitives::U256;
 
@@ -15,6 +15,7 @@ use super::{
 use crate::{
     chain::data_fee::with_margin,
     lane::Lane,
+    ordered::Map,
     policy::Pauses,
     sender::{Command, Input, Notice, Open, Pricing, Sender, SenderLane, Surroundings},
     table::Table,
@@ -63,7 +64,7 @@ impl LocalRelay {
             commands: Default::default(),
         };
         let machine = Lane::restore(lane_config(&relay.config, relay.key.address()), None, Vec::new());
-        let lane = SenderLane::new(machine, true, relay.sender.facts.params, BTreeMap::new(), BTreeMap::new());
+        let lane = SenderLane::new(machine, true, relay.sender.facts.params, Map::new(), Map::new());
         relay.sender.take_over(Open { queue: relay.queue(), lanes: vec![lane], ..Open::default() });
         Ok(relay)
     }

@@ -2,10 +2,11 @@
 
 use alloy_primitives::{Address, B256, Bytes, U256};
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::Value;
 
 use crate::{
     chain::{Fees, decimal},
+    json,
     lane::{AttemptKey, AttemptKind, Plan},
     record::{AttemptRecord, BatchRecord, BatchState, PlannedBatch},
     request::{BatchId, Reason, RequestId, Status, VerifiedRequest, vehicle::Payload},
@@ -46,7 +47,7 @@ struct RequestForm {
     /// Absent in records of versions that did not count it.
     #[serde(default, skip_serializing_if = "U256::is_zero", with = "decimal")]
     spent: U256,
-    request: Box<RawValue>,
+    request: Value,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     end: Option<End>,
 }
@@ -77,14 +78,14 @@ impl RequestRecord {
         spent: U256,
         end: Option<&End>,
     ) -> String {
-        let request = String::from_utf8(request.to_stored()).ok().and_then(|text| RawValue::from_string(text).ok());
-        let request = request.unwrap_or_else(|| unreachable!("a stored request is JSON"));
+        let request = serde_json::from_slice(&request.to_stored());
+        let request = request.unwrap_or_else(|error| unreachable!("a stored request is JSON: {error}"));
         text(&RequestForm { version: VERSION, accepted_at, ceiling, batch_failures, spent, request, end: end.cloned() })
     }
 
     pub(super) fn decode(key: &str, text: &str) -> Option<Self> {
-        let form: RequestForm = serde_json::from_slice(text.as_bytes()).ok()?;
-        let request = VerifiedRequest::from_stored(form.request.get().as_bytes()).ok()?;
+        let form: RequestForm = json::read(text.as_bytes()).ok()?;
+        let request = VerifiedRequest::from_stored_value(form.request)?;
         (form.version == VERSION && request_key(request.id()) == key).then_some(Self {
             accepted_at: form.accepted_at,
             ceiling_wei_per_gas: form.ceiling,
@@ -209,7 +210,7 @@ impl AttemptForm {
     }
 
     pub(super) fn decode(text: &str) -> Option<Self> {
-        let record: Self = serde_json::from_slice(text.as_bytes()).ok()?;
+        let record: Self = json::read(text.as_bytes()).ok()?;
         (record.version == VERSION).then_some(record)
     }
 }
@@ -236,7 +237,7 @@ impl LaneRecord {
     }
 
     pub(super) fn decode(text: &str) -> Option<Self> {
-        let record: Self = serde_json::from_slice(text.as_bytes()).ok()?;
+        let record: Self = json::read(text.as_bytes()).ok()?;
         (record.version == VERSION).then_some(record)
     }
 }

@@ -1,9 +1,6 @@
 //! Records: what the sender has written, and what a caller reads back.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use super::{
     command::{LocalCommand, LocalReport},
@@ -17,6 +14,7 @@ use super::{
 };
 use crate::{
     lane::{AttemptKey, Lane, RestoredSlot},
+    ordered::{Map, Set},
     record::{AttemptRecord, Durable, Reach, RequestChange, Write, WriteOutcome},
     request::{
         BatchId, Reason, RequestId, Status, VerifiedRequest,
@@ -264,7 +262,7 @@ impl LocalRelay {
             of_nonce.push(record);
         }
         let mut queue = self.queue();
-        let (mut slots, mut flights, mut durable) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
+        let (mut slots, mut flights, mut durable) = (Vec::new(), Map::new(), Map::new());
         // A request returned by an older batch belongs to the newest one that names it.
         for (nonce, records) in nonces.into_iter().rev() {
             let id = BatchId { lane, nonce };
@@ -277,11 +275,11 @@ impl LocalRelay {
             for (_, form) in forms {
                 let until = until.next().and_then(|(index, _)| u32::try_from(index + 1).ok()).unwrap_or(0);
                 let (members, weights) = self.members(&params, form);
-                let (key, sizes, elsewhere) = (VehicleKey::of_members(&members, false), Vec::new(), BTreeSet::new());
+                let (key, sizes, elsewhere) = (VehicleKey::of_members(&members, false), Vec::new(), Set::new());
                 earlier.push(Content { until, key, members, weights, sizes, tenant: Some("".into()), elsewhere });
             }
             let (members, weights) = self.members(&params, form);
-            let (mut flying, mut gone) = (Vec::new(), BTreeSet::new());
+            let (mut flying, mut gone) = (Vec::new(), Set::new());
             for member in &members {
                 match open.remove(&member.id()) {
                     Some(queued) => flying.push(queued),
@@ -322,7 +320,7 @@ impl LocalRelay {
         let machine = Lane::restore(config, next_nonce, slots);
         let lanes = vec![SenderLane::new(machine, true, params, flights, durable)];
         self.sender.now = now;
-        self.sender.take_over(Open { queue, lanes, uncertain: BTreeSet::new() });
+        self.sender.take_over(Open { queue, lanes, uncertain: Set::new() });
         Ok(())
     }
 

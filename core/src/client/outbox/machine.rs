@@ -623,7 +623,7 @@ impl Outbox {
 }
 
 fn single_call(body: String) -> ApiCall<Accepted> {
-    ApiCall::new(HttpCall::post(SUBMIT_PATH, body), http::json)
+    ApiCall::new(HttpCall::post(SUBMIT_PATH, body), http::parsed)
 }
 
 /// Rejects an acceptance of another request.

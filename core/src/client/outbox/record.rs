@@ -7,6 +7,7 @@ use super::Outcome;
 use crate::{
     chain::decimal,
     client::submit::{IdempotencyKey, MAX_SUBMIT_BYTES, Submit},
+    json,
     request::RequestId,
     time::Timestamp,
 };
@@ -134,7 +135,7 @@ impl Record {
         if text.len() > MAX_RECORD_BYTES {
             return None;
         }
-        let record: Self = serde_json::from_slice(text.as_bytes()).ok()?;
+        let record: Self = json::read(text.as_bytes()).ok()?;
         (record.version == VERSION && record.key.as_str() == key && record.body.len() <= MAX_SUBMIT_BYTES)
             .then_some(record)
     }

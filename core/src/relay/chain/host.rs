@@ -28,6 +28,7 @@ impl Host for RelayHost {
 
     const NONCES_AT_ONCE: usize = 200;
     const HAS_LEDGER: bool = true;
+    const HAS_TENANTS: bool = true;
     const HAS_MAJORITY: bool = true;
     const HAS_RESERVATIONS: bool = true;
 }

@@ -1,6 +1,6 @@
 //! The composer: the batch to send now.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use super::{
     entry::QueuedRequest,
@@ -11,6 +11,7 @@ use super::{
     tenants::part_of,
 };
 use crate::{
+    ordered::Set,
     protection::Protection,
     request::{LaneId, RequestId, vehicle::VehicleKey},
     schedule::{
@@ -278,7 +279,7 @@ impl Queue {
         let gas_of = |entry: &QueuedRequest| entry.gas.saturating_add(base);
         let gas = members.iter().filter_map(|id| self.get(*id)).map(gas_of).fold(0, u64::saturating_add);
         let size = limits.size(gas);
-        let mut touched = BTreeSet::new();
+        let mut touched = Set::new();
         for id in members {
             let Some(entry) = self.entries.get(id) else { continue };
             let (due, is_late, tenant) = (entry.due, entry.is_late, entry.tenant.clone());

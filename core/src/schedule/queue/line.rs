@@ -1,6 +1,6 @@
 //! The ready lists: each tenant's heads in each group.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use alloy_primitives::Address;
 
@@ -9,6 +9,7 @@ use super::{
     limits::{ComposeLimits, Short},
 };
 use crate::{
+    ordered::Set,
     request::{LaneId, RequestId, vehicle::VehicleKey},
     table::Table,
     time::Timestamp,
@@ -34,9 +35,9 @@ pub(super) type Rank = (Timestamp, u64, Head);
 #[derive(Debug, Default)]
 pub(super) struct Ready {
     /// Heads whose promise can still be kept.
-    pub(super) fresh: BTreeSet<Rank>,
+    pub(super) fresh: Set<Rank>,
     /// Heads whose promise was missed.
-    pub(super) late: BTreeSet<Rank>,
+    pub(super) late: Set<Rank>,
 }
 
 impl Ready {
@@ -44,12 +45,12 @@ impl Ready {
         self.fresh.is_empty() && self.late.is_empty()
     }
 
-    pub(super) const fn of(&mut self, is_late: bool) -> &mut BTreeSet<Rank> {
+    pub(super) const fn of(&mut self, is_late: bool) -> &mut Set<Rank> {
         if is_late { &mut self.late } else { &mut self.fresh }
     }
 
     pub(super) fn first(&self) -> Option<Timestamp> {
-        let due = |set: &BTreeSet<Rank>| set.first().map(|(due, ..)| *due);
+        let due = |set: &Set<Rank>| set.first().map(|(due, ..)| *due);
         due(&self.fresh).into_iter().chain(due(&self.late)).min()
     }
 }

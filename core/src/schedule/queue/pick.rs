@@ -1,11 +1,6 @@
 //! Selection of a transaction's members.
 
-use std::{
-    collections::{BTreeSet, btree_set},
-    iter::Peekable,
-    sync::Arc,
-    time::Duration,
-};
+use std::{iter::Peekable, sync::Arc, time::Duration};
 
 use alloy_primitives::{Address, U256};
 
@@ -16,6 +11,7 @@ use super::{
     state::Queue,
 };
 use crate::{
+    ordered::{Set, SetIter},
     protection::Protection,
     request::{
         LaneId, RequestId,
@@ -28,12 +24,12 @@ use crate::{
 
 /// Merged view of two lists: heads for any lane, and heads bound to this one.
 struct Merged<'a> {
-    free: Peekable<btree_set::Iter<'a, Rank>>,
-    bound: Option<Peekable<btree_set::Iter<'a, Rank>>>,
+    free: Peekable<SetIter<'a, Rank>>,
+    bound: Option<Peekable<SetIter<'a, Rank>>>,
 }
 
 impl<'a> Merged<'a> {
-    fn new(line: &'a TenantLine, lane: LaneId, list: impl Fn(&'a Ready) -> &'a BTreeSet<Rank>) -> Self {
+    fn new(line: &'a TenantLine, lane: LaneId, list: impl Fn(&'a Ready) -> &'a Set<Rank>) -> Self {
         let bound = line.bound.get(&lane).map(|ready| list(ready).iter().peekable());
         Self { free: list(&line.free).iter().peekable(), bound }
     }
@@ -212,7 +208,7 @@ impl<'a> Picker<'a> {
         let taken = &self.room.members[members..];
         self.passed += usize::from(taken.is_empty());
         if !taken.is_empty() {
-            let is_late = taken.iter().any(|id| self.queue.entries[id].is_late);
+            let is_late = taken.iter().any(|id| self.queue.entries.get(id).is_some_and(|entry| entry.is_late));
             let count = u32::try_from(taken.len()).unwrap_or(u32::MAX);
             self.cursor.since_late = if is_late { 0 } else { self.cursor.since_late.saturating_add(count) };
         }

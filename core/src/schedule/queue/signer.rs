@@ -1,8 +1,7 @@
 //! Queue state of one signer.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use crate::{
+    ordered::{Map, Set},
     request::{LaneId, RequestId},
     table::Table,
     time::Timestamp,
@@ -14,12 +13,12 @@ pub(super) struct SignerState {
     chain_next: Option<u64>,
     /// Lower bound of the nonce: all below were consumed by settled transactions.
     pub(super) consumed: u64,
-    pub(super) waiting: BTreeMap<u64, RequestId>,
+    pub(super) waiting: Map<u64, RequestId>,
     /// Waiting requests by due time: a later nonce may have less slack, and pulls the earlier ones forward. Late
     /// requests are kept apart.
-    fresh: BTreeSet<(Timestamp, u64)>,
-    late: BTreeSet<(Timestamp, u64)>,
-    in_flight: BTreeMap<u64, RequestId>,
+    fresh: Set<(Timestamp, u64)>,
+    late: Set<(Timestamp, u64)>,
+    in_flight: Map<u64, RequestId>,
     /// First nonce from the forwarder's on that is not in flight: the next one to batch.
     next: u64,
     /// First nonce from there on without a waiting request: requests behind it can't execute yet.
@@ -40,7 +39,7 @@ impl SignerState {
         self.chain_next.map(|_| self.next)
     }
 
-    pub(super) const fn in_flight(&self) -> &BTreeMap<u64, RequestId> {
+    pub(super) const fn in_flight(&self) -> &Map<u64, RequestId> {
         &self.in_flight
     }
 
@@ -108,7 +107,7 @@ impl SignerState {
         }
     }
 
-    const fn by_due(&mut self, is_late: bool) -> &mut BTreeSet<(Timestamp, u64)> {
+    const fn by_due(&mut self, is_late: bool) -> &mut Set<(Timestamp, u64)> {
         if is_late { &mut self.late } else { &mut self.fresh }
     }
 
@@ -142,7 +141,7 @@ impl SignerState {
     /// (late, earliest due time) of the executable run. Requests behind a gap pull nothing forward.
     pub(super) fn urgency(&self) -> Option<(bool, Timestamp)> {
         let run = self.next..self.run_end;
-        let first = |set: &BTreeSet<(Timestamp, u64)>| set.iter().find(|(_, nonce)| run.contains(nonce)).copied();
+        let first = |set: &Set<(Timestamp, u64)>| set.iter().find(|(_, nonce)| run.contains(nonce)).copied();
         first(&self.fresh).map(|(due, _)| (false, due)).or_else(|| first(&self.late).map(|(due, _)| (true, due)))
     }
 

@@ -1,6 +1,6 @@
 //! Signers: their nonces at the forwarder.
 
-use std::{collections::BTreeSet, ops::Bound};
+use std::ops::Bound;
 
 use alloy_primitives::Address;
 
@@ -9,7 +9,7 @@ use super::{
     signer::SignerState,
     state::Queue,
 };
-use crate::{protection::Protection, request::RequestId, table::Table, time::Timestamp};
+use crate::{ordered::Set, protection::Protection, request::RequestId, table::Table, time::Timestamp};
 
 impl Queue {
     pub(super) fn signer(&mut self, signer: Signer) -> &mut SignerState {
@@ -26,7 +26,7 @@ impl Queue {
         if is_empty {
             self.signers.remove(&signer);
         }
-        let keep = |set: &mut BTreeSet<Signer>, keep: bool| {
+        let keep = |set: &mut Set<Signer>, keep: bool| {
             if keep {
                 set.insert(signer)
             } else {

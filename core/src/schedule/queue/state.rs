@@ -1,9 +1,6 @@
 //! State of the queue.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use alloy_primitives::Address;
 
@@ -15,6 +12,7 @@ use super::{
     unknown::Unknown,
 };
 use crate::{
+    ordered::{HashMap, Map, Set},
     request::{LaneId, RequestId, VerifiedRequest, vehicle::VehicleKey},
     schedule::{company::ArrivalModel, pace::DueCounts, targets::TargetRecords},
     table::Table,
@@ -23,7 +21,7 @@ use crate::{
 
 /// Tenants whose calls each sender account makes: a contract that trusts the account for one tenant must not be called
 /// by another.
-pub type Callers = BTreeMap<Address, BTreeSet<Arc<str>>>;
+pub type Callers = Map<Address, Set<Arc<str>>>;
 
 /// True for the queue of many tenants and requests. A page has one tenant, never paused and never in debt, one lane and
 /// few requests: it does not cache the findings of lanes, which makes its download smaller.
@@ -91,16 +89,16 @@ pub struct Queue {
     /// Signers whose forwarder nonce was never looked up.
     pub(super) unknown: Unknown,
     /// Signers with requests behind a missing nonce.
-    pub(super) gapped: BTreeSet<Signer>,
+    pub(super) gapped: Set<Signer>,
     pub(super) groups: Table<VehicleKey, Group>,
     pub(super) arrivals: Table<VehicleKey, ArrivalModel>,
     pub(super) places: HashMap<Head, Place>,
     /// Heads whose ceiling is below the base fee, by ceiling.
-    pub(super) asleep: BTreeSet<(u128, Head)>,
+    pub(super) asleep: Set<(u128, Head)>,
     /// Waiting requests by end of validity.
-    pub(super) valid: BTreeSet<(Timestamp, RequestId)>,
+    pub(super) valid: Set<(Timestamp, RequestId)>,
     /// Requests with a due time still to be watched, by due time.
-    pub(super) dues: BTreeSet<(Timestamp, RequestId)>,
+    pub(super) dues: Set<(Timestamp, RequestId)>,
     pub(super) flying: HashMap<RequestId, Flying>,
     pub(super) held: Table<LaneId, Table<Arc<str>, Held>>,
     /// Number of members in flight by transaction and tenant.
@@ -113,13 +111,13 @@ pub struct Queue {
     /// On-chain behaviour of targets.
     pub(super) targets: TargetRecords,
     /// Paused tenants: their requests are left out.
-    pub(super) paused: BTreeSet<Arc<str>>,
+    pub(super) paused: Set<Arc<str>>,
     /// Tenants over budget: one transaction in flight at a time.
-    pub(super) debtors: BTreeSet<Arc<str>>,
+    pub(super) debtors: Set<Arc<str>>,
     /// Tenants that go after all others, with the end of that time.
-    pub(super) last: BTreeMap<Arc<str>, Timestamp>,
+    pub(super) last: Map<Arc<str>, Timestamp>,
     pub(super) has_multicall: bool,
-    pub(super) callers: Option<Table<Address, BTreeSet<Arc<str>>>>,
+    pub(super) callers: Option<Table<Address, Set<Arc<str>>>>,
     pub(super) short: Option<Short>,
 }
 

@@ -1,15 +1,13 @@
 //! Tenants: their shares of a lane's capacity, pauses, debts and senders.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use super::{
     limits::{ComposeLimits, WHOLE},
     state::{Callers, Flying, Held, IS_SHARED, Queue},
 };
 use crate::{
+    ordered::Set,
     protection::Protection,
     request::{LaneId, RequestId, vehicle::VehicleKey},
     schedule::pace::DueCounts,
@@ -40,14 +38,13 @@ impl Queue {
     }
 
     /// Pauses these tenants, and only these: [`Self::compose`] leaves out their requests.
-    pub fn set_paused<T>(&mut self, tenants: &BTreeMap<String, T>) {
-        if !(self.paused.is_empty() && tenants.is_empty()) {
-            self.paused = tenants.keys().map(|tenant| tenant.as_str().into()).collect();
-        }
+    pub fn set_paused<'a>(&mut self, tenants: impl IntoIterator<Item = &'a String>) {
+        self.paused.clear();
+        self.paused.extend(tenants.into_iter().map(|tenant| Arc::from(tenant.as_str())));
     }
 
     /// Marks these tenants as over budget: each has at most one transaction in flight, until the next call.
-    pub fn set_debtors(&mut self, debtors: BTreeSet<Arc<str>>) {
+    pub fn set_debtors(&mut self, debtors: Set<Arc<str>>) {
         self.debtors = debtors;
     }
 

@@ -1,11 +1,11 @@
 //! Signers whose forwarder nonce was never looked up: looked up in turn, with back-off when no node answers.
 
-use std::{collections::BTreeSet, ops::Bound, time::Duration};
+use std::{ops::Bound, time::Duration};
 
 use alloy_primitives::Address;
 
 use super::line::Signer;
-use crate::{table::Table, time::Timestamp};
+use crate::{ordered::Set, table::Table, time::Timestamp};
 
 /// First pause of a forwarder after a failed nonce lookup. Doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -21,7 +21,7 @@ pub(super) struct Pause {
 
 #[derive(Debug, Default)]
 pub(super) struct Unknown {
-    pub(super) signers: BTreeSet<Signer>,
+    pub(super) signers: Set<Signer>,
     /// Last signer of the previous lookup.
     after: Option<Signer>,
     /// Pauses by forwarder.

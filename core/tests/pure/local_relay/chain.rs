@@ -137,6 +137,8 @@ pub(crate) struct Chain {
     pub(crate) balance: U256,
     pub(crate) has_simulate: bool,
     pub(crate) code: Bytes,
+    /// Number of blocks that become final together.
+    pub(crate) epoch: u64,
     salt: u64,
     pub(crate) refused_replacements: u64,
 }
@@ -162,6 +164,7 @@ impl Chain {
             balance: U256::from(10u64).pow(U256::from(20)),
             has_simulate: true,
             code,
+            epoch: 1,
             salt: 0,
             refused_replacements: 0,
         };
@@ -171,6 +174,12 @@ impl Chain {
 
     pub(crate) fn height(&self) -> u64 {
         self.blocks.len() as u64 - 1
+    }
+
+    /// The newest final block.
+    pub(crate) fn final_height(&self) -> u64 {
+        let height = self.height().saturating_sub(FINALITY);
+        height - height % self.epoch
     }
 
     fn push(&mut self, txs: Vec<Tx>, now_s: u64) {
@@ -255,7 +264,7 @@ impl Chain {
     fn height_of(&self, block: &Value) -> Option<u64> {
         match block.as_str()? {
             "latest" => Some(self.height()),
-            "finalized" => Some(self.height().saturating_sub(FINALITY)),
+            "finalized" => Some(self.final_height()),
             hex => u64::from_str_radix(hex.strip_prefix("0x")?, 16).ok().filter(|number| *number <= self.height()),
         }
     }

@@ -279,7 +279,7 @@ impl World {
     /// A terminal status agrees with the final chain (I1, I9).
     fn check_end(&self, view: &LocalView) {
         let known = &self.known[&view.id];
-        let last = self.chain.height().saturating_sub(super::chain::FINALITY);
+        let last = self.chain.final_height();
         let ran = self.chain.state_at(last).ran.get(&known.mark).cloned().unwrap_or_default();
         match view.status {
             Status::Finalized => assert_eq!(ran, [true], "{view:?}"),
