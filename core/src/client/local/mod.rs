@@ -51,6 +51,7 @@ mod state;
 mod storage;
 mod users;
 mod view;
+mod withdraw;
 
 pub use command::{CallAnswer, LocalCommand, LocalReport};
 pub use config::{ConfigError, LocalConfig, LocalTiming};
@@ -58,3 +59,4 @@ pub use key::SessionKey;
 pub use requests::{Admitted, LocalAsk, LocalError};
 pub use state::LocalRelay;
 pub use view::{AccountView, LocalPlace, LocalView};
+pub use withdraw::{WithdrawAsk, WithdrawError, Withdrawal};
