@@ -19,6 +19,8 @@ impl<K: Ord, V> Table<K, V> {
         Self(Vec::new())
     }
 
+    // One copy of the search for each pair of types.
+    #[inline(never)]
     fn place<Q: Ord + ?Sized>(&self, key: &Q) -> Result<usize, usize>
     where
         K: std::borrow::Borrow<Q>,
@@ -92,6 +94,11 @@ impl<K: Ord, V> Table<K, V> {
 
     pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = &(K, V)> {
         self.0.iter()
+    }
+
+    /// Entries whose key is `key` or above.
+    pub(crate) fn from(&self, key: &K) -> impl Iterator<Item = &(K, V)> {
+        self.0[self.place(key).unwrap_or_else(|place| place)..].iter()
     }
 
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut (K, V)> {

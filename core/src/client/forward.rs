@@ -4,7 +4,7 @@ use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use k256::ecdsa::SigningKey;
 use serde_json::json;
 
-use super::error::ClientError;
+use super::{error::ClientError, outbox::User};
 use crate::{
     request::{Forward, ForwarderDomain, RequestId, recover},
     time::Timestamp,
@@ -104,6 +104,15 @@ impl ForwardBuilder {
     #[must_use]
     pub const fn deadline(self, at: Timestamp) -> Self {
         self.deadline_s(at.as_secs())
+    }
+
+    pub(super) const fn has_nonce(&self) -> bool {
+        self.nonce.is_some()
+    }
+
+    /// The user whose request it is.
+    pub const fn user(&self) -> User {
+        User { chain_id: self.domain.chain_id(), forwarder: self.domain.forwarder(), from: self.from }
     }
 
     /// The request, ready to be signed.

@@ -13,6 +13,7 @@ mod follow;
 mod forward;
 mod http;
 pub mod local;
+mod nonces;
 mod outbox;
 mod retry;
 pub mod rpc;
@@ -28,6 +29,7 @@ pub use forward::{DEFAULT_FORWARD_GAS, ForwardBuilder, KeySigner, SignDigest, Si
 #[cfg(feature = "client-http")]
 pub(crate) use http::check;
 pub use http::{ApiCall, HttpAnswer, HttpCall, MAX_ANSWER_BYTES, Method, TransportError, TransportErrorKind};
+pub use nonces::{NonceChange, Nonces};
 pub use outbox::{
     Addressee, Command, Enqueue, EntryState, EntryView, LoadReport, Outbox, OutboxConfig, OutboxError, Outcome, Place,
     User,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{
-    Addressee, Command, Enqueue, EntryView, LoadReport, OutboxConfig, OutboxError, Outcome,
+    Addressee, Command, Enqueue, EntryView, LoadReport, OutboxConfig, OutboxError, Outcome, Place,
     index::{Entry, Index, State},
     record::Record,
 };
@@ -13,6 +13,7 @@ use crate::{
         api::{self, BatchResults, Look, SUBMIT_PATH},
         error::ClientError,
         http::{self, ApiCall, HttpAnswer, HttpCall, TransportError},
+        nonces::Nonces,
         submit::{IdempotencyKey, MAX_SUBMIT_BYTES, Submit},
         verify::{ExpectedPromise, PromiseFault, pin_for, verify_accepted},
     },
@@ -68,6 +69,8 @@ enum Call {
 pub struct Outbox {
     config: OutboxConfig,
     addressee: Option<Addressee>,
+    nonces: Nonces,
+    counts_nonces: bool,
     /// Storage keys of entries for other relayers.
     foreign: Vec<String>,
     index: Index,
@@ -88,6 +91,8 @@ impl Outbox {
             batch_items: config.max_batch_items.max(1),
             config,
             addressee: None,
+            nonces: Nonces::default(),
+            counts_nonces: false,
             foreign: Vec::new(),
             index: Index::default(),
             calls: BTreeMap::new(),
@@ -109,6 +114,40 @@ impl Outbox {
         self
     }
 
+    /// Makes entries hold their nonces, and accepted requests too, beyond their entries: [`Self::nonces`] assigns others
+    /// to new requests. Storage gets a record for each nonce of an accepted request that has not ended.
+    #[must_use]
+    pub const fn counting_nonces(mut self) -> Self {
+        self.counts_nonces = true;
+        self
+    }
+
+    /// Nonces that requests hold. [`Nonces::changes`] come as commands of this outbox.
+    pub const fn nonces(&mut self) -> &mut Nonces {
+        &mut self.nonces
+    }
+
+    /// Reads the nonces of accepted requests anew from a storage that other outboxes change too, once its pending commands
+    /// are carried out. Returns the nonces that entries of others hold.
+    pub fn reload_nonces<K, R>(&mut self, now: Timestamp, records: impl IntoIterator<Item = (K, R)>) -> Vec<Place>
+    where
+        K: AsRef<str>,
+        R: AsRef<str>,
+    {
+        self.nonces.reload();
+        let mut elsewhere = Vec::new();
+        for (key, text) in records {
+            if !self.nonces.load(now, key.as_ref(), text.as_ref())
+                && let Some(record) = Record::decode(key.as_ref(), text.as_ref())
+                && record.outcome.is_none()
+                && self.index.order_of(&record.key).is_none()
+            {
+                elsewhere.extend(record.place);
+            }
+        }
+        elsewhere
+    }
+
     /// Loads the stored records: once, before anything else. Unfinished entries are sent again, with the same key and
     /// the same bytes; finished ones are reported again. Records of earlier versions, which state no relayer, are
     /// assigned to this outbox.
@@ -119,6 +158,9 @@ impl Outbox {
     {
         let mut report = LoadReport::default();
         for (key, text) in records {
+            if self.nonces.load(now, key.as_ref(), text.as_ref()) {
+                continue;
+            }
             let Some(record) = Record::decode(key.as_ref(), text.as_ref()) else {
                 report.damaged.push(http::excerpt(key.as_ref()));
                 continue;
@@ -146,6 +188,9 @@ impl Outbox {
                     entry.state = State::Ended;
                     // Not acknowledged yet, and the pins may be newer than the outcome.
                     let outcome = self.checked(&entry, None, outcome);
+                    if self.counts_nonces {
+                        settle_nonce(&mut self.nonces, now, &entry.record, &outcome);
+                    }
                     let key = entry.record.key.clone();
                     self.commands.push_back(Command::Report { key, outcome: outcome.clone() });
                     entry.record.outcome = Some(outcome);
@@ -154,6 +199,7 @@ impl Outbox {
                     // It may have been sent before the crash.
                     entry.may_be_accepted = true;
                     entry.state = State::Waiting(now);
+                    self.hold_nonce(&entry.record);
                 }
             }
             self.index.insert(order, entry);
@@ -170,13 +216,21 @@ impl Outbox {
     /// Accepts a request. The same request again is the same entry; if it has ended, it is reported again.
     ///
     /// # Errors
-    /// [`OutboxError`]; nothing was kept.
+    /// [`OutboxError`]; nothing was kept, and a nonce that was assigned to it is free.
     pub fn enqueue(
         &mut self,
         now: Timestamp,
         submit: &Submit,
         options: Enqueue,
     ) -> Result<IdempotencyKey, OutboxError> {
+        let taken = self.take_in(now, submit, options);
+        if let (Err(_), Some(id)) = (&taken, options.request_id) {
+            self.nonces.free(id);
+        }
+        taken
+    }
+
+    fn take_in(&mut self, now: Timestamp, submit: &Submit, options: Enqueue) -> Result<IdempotencyKey, OutboxError> {
         let (key, body) = (submit.key(), submit.body());
         if let Some(entry) = self.index.order_of(&key).and_then(|order| self.index.get(order)) {
             if entry.record.body != body {
@@ -205,6 +259,7 @@ impl Outbox {
         self.next_order += 1;
         let mut record = Record::new(submit, key.clone(), body, order, expires_at, options.request_id);
         record.addressee = self.addressee.as_ref().map(Addressee::encode);
+        self.hold_nonce(&record);
         self.index.insert(order, Entry::new(record));
         self.store(order);
         Ok(key)
@@ -212,7 +267,23 @@ impl Outbox {
 
     /// The next command, if any.
     pub fn next_command(&mut self) -> Option<Command> {
+        if self.commands.is_empty() {
+            for (key, record) in self.nonces.changes() {
+                // A nonce's key is always a valid one. Nobody waits for its record, so it needs no revision.
+                let Ok(key) = IdempotencyKey::new(key) else { continue };
+                self.commands.push_back(match record {
+                    Some(record) => Command::Store { key, revision: 0, record },
+                    None => Command::Remove { key },
+                });
+            }
+        }
         self.commands.pop_front()
+    }
+
+    fn hold_nonce(&mut self, record: &Record) {
+        if let Some(place) = record.place.filter(|_| self.counts_nonces) {
+            self.nonces.queued(place, record.request_id);
+        }
     }
 
     /// Reports that the record of this revision is durable.
@@ -305,6 +376,11 @@ impl Outbox {
             matches!(entry.state, State::Storing | State::Waiting(_)) && !entry.may_be_accepted && entry.attempts == 0
         });
         if is_unsent {
+            if let Some(Entry { record, .. }) = self.index.get(order)
+                && let Some(place) = record.place
+            {
+                self.nonces.unqueued(place, record.request_id);
+            }
             self.forget(order);
             self.pump(now);
         }
@@ -357,7 +433,7 @@ impl Outbox {
     fn accept(&mut self, now: Timestamp, order: u64, accepted: Accepted) {
         let Some(entry) = self.index.get(order) else { return };
         let outcome = self.checked(entry, Some(now), Outcome::Accepted { accepted: Box::new(accepted) });
-        self.end(order, outcome);
+        self.end(now, order, outcome);
     }
 
     /// Accepts an outcome only if a pinned identity promises it as requested. A request accepted by a stranger may be
@@ -395,7 +471,12 @@ impl Outbox {
         Ok(())
     }
 
-    fn end(&mut self, order: u64, outcome: Outcome) {
+    fn end(&mut self, now: Timestamp, order: u64, outcome: Outcome) {
+        if self.counts_nonces
+            && let Some(entry) = self.index.get(order)
+        {
+            settle_nonce(&mut self.nonces, now, &entry.record, &outcome);
+        }
         self.index.update(order, |entry| {
             entry.state = State::Ending;
             entry.record.outcome = Some(outcome);
@@ -419,7 +500,7 @@ impl Outbox {
                 // It can't be sent any more, but can be looked up.
                 self.look_up(now, order, Outcome::Expired { may_be_accepted: false });
             } else {
-                self.end(order, Outcome::Expired { may_be_accepted });
+                self.end(now, order, Outcome::Expired { may_be_accepted });
             }
         }
         while self.calls.len() < self.config.max_calls && self.call_next(now) {}
@@ -588,7 +669,7 @@ impl Outbox {
             // Time, prices and policies change: a refusal now does not mean that an earlier attempt was refused.
             self.look_up(now, order, Outcome::Refused { code, problem, may_be_accepted: false });
         } else {
-            self.end(order, Outcome::Refused { code, problem, may_be_accepted });
+            self.end(now, order, Outcome::Refused { code, problem, may_be_accepted });
         }
     }
 
@@ -607,18 +688,42 @@ impl Outbox {
             Err(error) => error,
         };
         if error.code() == "not_found" {
-            return self.end(order, otherwise);
+            return self.end(now, order, otherwise);
         }
         let (attempts, expires_at) = (entry.attempts, entry.record.expires_at);
         let wait = self.wait(attempts, &error, entropy);
         let again_at = now.saturating_add(wait);
         if !error.is_retryable() || again_at > expires_at.saturating_add(self.config.lookup_grace) {
-            return self.end(order, in_doubt(otherwise));
+            return self.end(now, order, in_doubt(otherwise));
         }
         self.index.update(order, |entry| {
             entry.last_error_code = Some(error.code().to_owned());
             entry.state = State::Waiting(again_at);
         });
+    }
+}
+
+/// Holds or frees the nonce of an entry that has ended.
+fn settle_nonce(nonces: &mut Nonces, now: Timestamp, record: &Record, outcome: &Outcome) {
+    let Some(place) = record.place else { return };
+    match outcome {
+        Outcome::Accepted { accepted } => {
+            let until = accepted.valid_until_ms.unwrap_or(accepted.deadline_at_ms);
+            nonces.accepted(place, Some(accepted.id), until);
+            if let Some(status) = accepted.status.known() {
+                nonces.told(now, accepted.id, status);
+            }
+        }
+        Outcome::Refused { may_be_accepted: true, .. } | Outcome::Expired { may_be_accepted: true } => {
+            // The receiver can have it executed until the chain refuses it.
+            let submit = Submit::from_json(&record.body, None).ok();
+            let signed = submit.and_then(|submit| submit.kind().chain_deadline_s());
+            nonces.accepted(place, record.request_id, signed.map_or(record.expires_at, Timestamp::from_secs));
+        }
+        Outcome::Refused { code, .. } if matches!(code.as_str(), "nonce_conflict" | "nonce_used") => {
+            nonces.doubted(now, place);
+        }
+        _ => nonces.unqueued(place, record.request_id),
     }
 }
 

@@ -46,6 +46,21 @@ impl Place {
         let (forwarder, from, nonce) = submit.kind().sequence()?;
         Some(Self { user: User { chain_id: submit.chain_id(), forwarder, from }, nonce })
     }
+
+    /// Key of its record in storage, and of the lock on it: `nonce:chainId:forwarder:from:nonce`, in lower case.
+    pub fn key(&self) -> String {
+        let User { chain_id, forwarder, from } = self.user;
+        format!("nonce:{chain_id}:{forwarder:#x}:{from:#x}:{}", self.nonce)
+    }
+
+    /// Parses a key; `None` if it is none of a place.
+    pub fn from_key(key: &str) -> Option<Self> {
+        let mut parts = key.strip_prefix("nonce:")?.split(':');
+        let chain_id = parts.next()?.parse().ok()?;
+        let (forwarder, from) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        let place = Self { user: User { chain_id, forwarder, from }, nonce: parts.next()?.parse().ok()? };
+        parts.next().is_none().then_some(place)
+    }
 }
 
 /// The destination relayer of entries.

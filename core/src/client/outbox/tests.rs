@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     client::{
-        CallAsk, HttpAnswer, KeySigner, Method, RetryPolicy, SignDigest as _, Submit, TransportError,
+        CallAsk, ForwardBuilder, HttpAnswer, KeySigner, Method, RetryPolicy, SignDigest as _, Submit, TransportError,
         TransportErrorKind,
     },
-    request::{Forward, Promise},
+    request::{Forward, ForwarderDomain, Promise, Status},
 };
 
 const START: Timestamp = Timestamp(1_000_000);
@@ -307,6 +307,67 @@ fn settle(outbox: &mut Outbox, now: Timestamp) -> (Sends, Reports) {
 fn enqueue(outbox: &mut Outbox, submit: &Submit) -> IdempotencyKey {
     let request_id = Some(id_of(submit.key().as_str()));
     outbox.enqueue(START, submit, Enqueue { expires_at: None, request_id }).unwrap()
+}
+
+/// The nonce that user 1 would get now, with an outbox that has only read `records`.
+fn next_nonce(outbox: &mut Outbox, now: Timestamp, elsewhere: &[Place]) -> u64 {
+    let domain = ForwarderDomain::new("Slackwater", 31_337, Address::repeat_byte(0xF0));
+    let builder = ForwardBuilder::new(domain, Address::repeat_byte(1), Address::repeat_byte(7)).deadline_s(9_000_000);
+    let assigned = outbox.nonces().assign(now, builder, Some(U256::ZERO), elsewhere).unwrap();
+    outbox.nonces().free(assigned.id());
+    assigned.forward().nonce.to()
+}
+
+#[test]
+fn entries_and_what_was_accepted_hold_their_nonces() {
+    let make = || Outbox::new(quick()).counting_nonces();
+    let mut outbox = make();
+    let keys: Vec<_> = (0..5).map(|nonce| enqueue(&mut outbox, &submit(1, nonce, 9_000_000))).collect();
+    let far = submit(1, 5, 9_000_000);
+    assert!(outbox.enqueue(START, &far, Enqueue { expires_at: Some(START), request_id: None }).is_err());
+    assert_eq!(next_nonce(&mut outbox, START, &[]), 5, "what was not taken holds nothing");
+    let stored = records(&mut outbox);
+    let (mut other, elsewhere) = (make(), outbox.reload_nonces(START, &stored));
+    assert!(elsewhere.is_empty(), "they are its own");
+    let elsewhere = other.reload_nonces(START, &stored);
+    assert_eq!(next_nonce(&mut other, START, &elsewhere), 5, "another one on the same storage sees them");
+
+    let mut outbox = make();
+    outbox.load(START, &stored);
+    let (sends, _) = settle(&mut outbox, START);
+    let mut accepted = accepted_json(keys[0].as_str(), false);
+    accepted["validUntilMs"] = json!(2_000_000);
+    let refused = |code| json!({ "status": 409, "problem": problem_json(409, code) });
+    let results = json!({ "results": [
+        { "status": 202, "accepted": accepted }, refused("nonce_conflict"), refused("policy_denied"),
+        refused("already_submitted"), refused("policy_denied"),
+    ] });
+    outbox.answered(START, sends[0].0, Ok(answer(207, &results)), 0);
+    let mut stored = records(&mut outbox);
+    // They were loaded, so they may have been sent before, and are looked up.
+    outbox.timeout(START);
+    for send in 2..=3 {
+        outbox.answered(START, send, Ok(answer(404, &problem_json(404, "not_found"))), 0);
+    }
+    stored.extend(records(&mut outbox));
+    let names: Vec<&String> = stored.keys().filter(|key| key.starts_with("nonce:")).collect();
+    let nonces: Vec<&str> = names.iter().map(|key| key.rsplit(':').next().unwrap()).collect();
+    assert_eq!(nonces, ["0", "3"], "what was accepted, and what may have been");
+    assert_eq!(stored[names[0]], format!("2060000 {}", id_of(keys[0].as_str())));
+    assert_eq!(next_nonce(&mut outbox, START, &[]), 2, "refused for another reason than its nonce");
+
+    // Without the entries, after a reload.
+    stored.retain(|key, _| key.starts_with("nonce:"));
+    let mut again = make();
+    again.load(START, &stored);
+    assert_eq!(next_nonce(&mut again, START, &[]), 1);
+    again.nonces().told(START, id_of(keys[0].as_str()), Status::Expired);
+    assert_eq!(next_nonce(&mut again, START, &[]), 0);
+    assert!(matches!(again.next_command(), Some(Command::Remove { key }) if key.as_str().ends_with(":0")));
+    // An outbox that does not count keeps none.
+    let mut plain = Outbox::new(quick());
+    enqueue(&mut plain, &submit(1, 0, 9_000_000));
+    assert_eq!(next_nonce(&mut plain, START, &[]), 0);
 }
 
 #[test]
