@@ -99,7 +99,7 @@ test('a call of the session key, a ceiling, a cancel, a withdrawal', async () =>
   assert.equal(BigInt(await world.rpc('eth_getBalance', [target, 'latest'])), 5n)
   await assert.rejects(relay.call({ to: target, maxCost: 5n }), (error) => error instanceof SlackwaterError && error.code === 'ceiling_too_low')
   // What it may cost does not pay for any block that comes: it waits, and is taken back.
-  const poor = await relay.call({ to: target, gas: 30_000, maxCost: 60_000n })
+  const poor = await relay.call({ to: target, gas: 30_000, maxCost: 110_000n })
   assert.equal(relay.request(poor.id).status, 'queued')
   await assert.rejects(relay.withdraw(target), { code: 'busy' })
   await relay.cancel(poor.id)
@@ -255,7 +255,7 @@ test('two pages with one key: one drives, both see, and the other takes over', a
   assert.equal((await second.settled(one.id)).status, 'finalized')
   assert.equal((await first.settled(two.id)).status, 'finalized')
   // Cancelled through the one that drives.
-  const poor = await second.call({ to: second.address, gas: 30_000, maxCost: 60_000n })
+  const poor = await second.call({ to: second.address, gas: 30_000, maxCost: 110_000n })
   await second.cancel(poor.id)
   assert.equal((await first.settled(poor.id)).status, 'cancelled')
   await assert.rejects(second.cancel(one.id), { code: 'too_late' })
