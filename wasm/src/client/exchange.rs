@@ -47,7 +47,7 @@ impl Exchange {
     ///
     /// # Errors
     /// `invalid_argument`.
-    pub fn call(name: &str, args: &JsValue) -> Result<Self, Failure> {
+    pub fn call(name: &str, args: &JsUnknown) -> Result<Self, Failure> {
         let call = api::any(api::by_name(name, &text("arguments", args)?)?);
         Ok(Self { inner: client::Exchange::new(call, RetryPolicy::default(), None) })
     }
