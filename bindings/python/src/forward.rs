@@ -48,7 +48,30 @@ impl ForwarderDomain {
 /// A request without its user's signature.
 #[pyclass(frozen, module = "slackwater")]
 #[derive(Debug)]
-pub(crate) struct UnsignedForward(client::UnsignedForward);
+pub(crate) struct UnsignedForward(pub(crate) client::UnsignedForward);
+
+#[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
+pub(crate) fn builder(
+    domain: &ForwarderDomain,
+    sender: &str,
+    to: &str,
+    nonce: Option<Uint<U256>>,
+    deadline: Uint<u64>,
+    data: Vec<u8>,
+    value: Option<Uint<U256>>,
+    gas: Option<Uint<u64>>,
+) -> PyResult<ForwardBuilder> {
+    let (sender, to): (Address, Address) = (text("sender", sender)?, text("to", to)?);
+    let mut builder = ForwardBuilder::new(domain.0.clone(), sender, to).data(data).deadline_s(deadline.0);
+    builder = builder.value(value.map_or(U256::ZERO, |value| value.0));
+    if let Some(nonce) = nonce {
+        builder = builder.nonce(nonce.0);
+    }
+    if let Some(gas) = gas {
+        builder = builder.gas(gas.0);
+    }
+    Ok(builder)
+}
 
 #[pymethods]
 impl UnsignedForward {
@@ -65,13 +88,8 @@ impl UnsignedForward {
         value: Option<Uint<U256>>,
         gas: Option<Uint<u64>>,
     ) -> PyResult<Self> {
-        let (sender, to): (Address, Address) = (text("sender", sender)?, text("to", to)?);
-        let mut builder = ForwardBuilder::new(domain.0.clone(), sender, to).data(data).nonce(nonce.0);
-        builder = builder.deadline_s(deadline.0).value(value.map_or(U256::ZERO, |value| value.0));
-        if let Some(gas) = gas {
-            builder = builder.gas(gas.0);
-        }
-        builder.build().map(Self).map_err(|error| client_error(&error))
+        let wanted = builder(domain, sender, to, Some(nonce), deadline, data, value, gas)?;
+        wanted.build().map(Self).map_err(|error| client_error(&error))
     }
 
     #[getter]

@@ -2,13 +2,18 @@
 
 use std::time::Duration;
 
+use alloy_primitives::U256;
 use pyo3::prelude::*;
-use slackwater::client::{self, Addressee, Command, Enqueue, EntryView, IdempotencyKey, OutboxConfig};
+use slackwater::{
+    client::{self, Addressee, Command, Enqueue, EntryView, IdempotencyKey, OutboxConfig, User},
+    request::Status,
+};
 
 use crate::{
     error::{client as client_error, failure},
+    forward::{ForwarderDomain, UnsignedForward, builder},
     submission::Submission,
-    value::{Call, Came, call, instant, span, text, write},
+    value::{Call, Came, Uint, call, instant, span, text, write},
     verify::Relayers,
 };
 
@@ -48,7 +53,7 @@ impl Outbox {
             linger: linger.unwrap_or(default.linger),
             ..default
         });
-        Ok(Self(outbox.addressed_to(Addressee::new(url, identities))))
+        Ok(Self(outbox.addressed_to(Addressee::new(url, identities)).counting_nonces()))
     }
 
     /// Loads the stored records. Returns the keys of unreadable records, and the addresses of other relayers that
@@ -64,6 +69,53 @@ impl Outbox {
         let enqueue = Enqueue { expires_at: expires_at.map(instant), request_id };
         let taken = self.0.enqueue(instant(now), &submission.inner, enqueue);
         taken.map(|key| key.to_string()).map_err(|error| failure("outbox_refused", error))
+    }
+
+    /// True if the user's nonce must be read from the chain before `assign`.
+    fn is_unread(&mut self, now: u64, domain: &ForwarderDomain, sender: &str) -> PyResult<bool> {
+        let (chain_id, forwarder) = (domain.0.chain_id(), domain.0.forwarder());
+        let user = User { chain_id, forwarder, from: text("sender", sender)? };
+        Ok(self.0.nonces().is_unread(instant(now), user))
+    }
+
+    /// A request to be signed now. It holds its nonce: `nonce`, or the user's first free one.
+    #[pyo3(signature = (now, domain, sender, to, *, deadline, on_chain=None, nonce=None, data=Vec::new(), value=None,
+        gas=None))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
+    fn assign(
+        &mut self,
+        now: u64,
+        domain: &ForwarderDomain,
+        sender: &str,
+        to: &str,
+        deadline: Uint<u64>,
+        on_chain: Option<Uint<U256>>,
+        nonce: Option<Uint<U256>>,
+        data: Vec<u8>,
+        value: Option<Uint<U256>>,
+        gas: Option<Uint<u64>>,
+    ) -> PyResult<UnsignedForward> {
+        let builder = builder(domain, sender, to, nonce, deadline, data, value, gas)?;
+        let assigned = self.0.nonces().assign(instant(now), builder, on_chain.map(|next| next.0), &[]);
+        assigned.map(UnsignedForward).map_err(|error| client_error(&error))
+    }
+
+    /// The request was signed. False if it does not hold its nonce any more.
+    fn signed(&mut self, now: u64, id: &str) -> PyResult<bool> {
+        Ok(self.0.nonces().signed(instant(now), text("id", id)?))
+    }
+
+    fn free_nonce(&mut self, id: &str) -> PyResult<()> {
+        self.0.nonces().free(text("id", id)?);
+        Ok(())
+    }
+
+    /// Passes in the status of an accepted request.
+    fn told(&mut self, now: u64, id: &str, status: &str) -> PyResult<()> {
+        if let Some(status) = Status::from_name(status) {
+            self.0.nonces().told(instant(now), text("id", id)?, status);
+        }
+        Ok(())
     }
 
     fn next_command(&mut self) -> PyResult<Option<CommandOut>> {

@@ -254,6 +254,128 @@ def test_a_timeout_ends_the_waiting_and_not_the_request(world: World) -> None:
     assert_once(world, marks)
 
 
+class Chain:
+    """A node of which only a user's nonce is asked."""
+
+    def __init__(self) -> None:
+        self.next, self.asked = 0, 0
+
+    def nonce(self, forwarder: str, owner: str) -> int:
+        self.asked += 1
+        return self.next
+
+
+def test_nonces_are_given_when_a_request_is_signed(tmp_path: pathlib.Path) -> None:
+    """Each holds its own, whatever fails gives it back, and the first free one is next; over a restart, too."""
+    key, domain = sw.Key(bytes([73]) * 32), sw.ForwarderDomain("Slackwater", 31_337, "0x" + "f0" * 20)
+    chain, target, deadline = Chain(), "0x" + "07" * 20, int(time.time()) + 3_600
+    node: Any = chain
+    path = tmp_path / "outbox.db"
+
+    def signed(client: sw.Client, signer: sw.Signer = key, **more: Any) -> sw.Forward:
+        return client.sign(node, signer, domain, target, **{"deadline": deadline, **more})
+
+    def declining(digest: bytes) -> bytes:
+        raise RuntimeError("no, thank you")
+
+    with sw.Client("http://127.0.0.1:9", outbox=path) as client:
+        held = [signed(client) for _ in range(3)]
+        assert [forward.nonce for forward in held] == [0, 1, 2] and chain.asked == 1
+        with pytest.raises(RuntimeError):
+            signed(client, declining, sender=key.address)
+        with pytest.raises(sw.InvalidArgument):
+            signed(client, declining)
+        for wrong in (dict(gas=0), dict(deadline=1 << 50), dict(to="vitalik.eth")):
+            with pytest.raises(sw.InvalidArgument):
+                client.sign(node, key, domain, **{"to": target, "deadline": deadline, **wrong})  # type: ignore[arg-type]
+        with pytest.raises(sw.OutboxRefused):
+            client.send(node, key, domain, target, deadline=deadline, within=0.0)
+        # One in the middle is given to the next request.
+        client.discard(held[1])
+        assert [signed(client).nonce for _ in range(2)] == [1, 3] and chain.asked == 1
+        tickets = [client.send(node, key, domain, target, deadline=deadline, data=bytes([tag])) for tag in (1, 2)]
+        assert [entry.place and entry.place.nonce for entry in client.entries()] == [4, 5]
+        assert tickets[1].withdraw() and signed(client).nonce == 5
+        # Somebody else's are counted for themselves.
+        assert signed(client, sw.Key(bytes([74]) * 32)).nonce == 0 and chain.asked == 2
+        assert [signed(client, nonce=40, data=bytes([tag])).nonce for tag in (1, 2)] == [40, 40]
+        eventually("stored", lambda: all(entry.state != "storing" for entry in client.entries()))
+    # What is not in the file is gone with the process, and what is there holds its nonce.
+    chain.next = 3
+    with sw.Client("http://127.0.0.1:9", outbox=path) as client:
+        assert [signed(client).nonce for _ in range(2)] == [3, 5]
+
+
+def test_threads_share_nonces_and_a_cancelled_wait_frees_its_own() -> None:
+    """Whichever thread signs, and whoever has gone away before the signature came."""
+    key, domain = sw.Key(bytes([76]) * 32), sw.ForwarderDomain("Slackwater", 31_337, "0x" + "f0" * 20)
+    node, target, deadline = sw.AsyncNode("http://127.0.0.1:9"), "0x" + "07" * 20, int(time.time()) + 3_600
+    chain: Any = Chain()
+    node._node = chain
+    asked, signs = threading.Event(), threading.Event()
+
+    def slow(digest: bytes) -> Any:
+        asked.set()
+        assert signs.wait(60)
+        return key.sign_digest(digest)
+
+    async def run() -> None:
+        async with sw.AsyncClient("http://127.0.0.1:9") as client:
+            def sign(signer: sw.Signer = key) -> "asyncio.Task[sw.Forward]":
+                signing = client.sign(node, signer, domain, target, deadline=deadline, sender=key.address)
+                return asyncio.create_task(signing)
+
+            left = sign(slow)
+            await asyncio.to_thread(asked.wait, 60)
+            held = await asyncio.gather(*(sign() for _ in range(40)))
+            assert sorted(forward.nonce for forward in held) == list(range(1, 41))
+            left.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await left
+            signs.set()
+            for _ in range(600):
+                last = await sign()
+                if last.nonce == 0:
+                    break
+                client.discard(last)
+                await asyncio.sleep(0.05)
+            assert last.nonce == 0
+
+    asyncio.run(run())
+
+
+def test_what_is_accepted_holds_its_nonce_over_a_restart(world: World, tmp_path: pathlib.Path) -> None:
+    """Its entry is gone, and the chain does not know of it yet."""
+    key, book = sw.Key(bytes([75]) * 32), world.ready["guestbook"]
+    tags = [(32 << 32 | index).to_bytes(32, "big") for index in range(5)]
+
+    async def send(tags: "list[bytes]") -> "list[str]":
+        node = sw.AsyncNode(world.rpc_url)
+        domain = await node.trusted_domain(world.ready["forwarder"], book)
+        async with sw.AsyncClient(world.url, outbox=tmp_path / "outbox.db") as client:
+            async def one(tag: bytes) -> str:
+                deadline = int(time.time()) + 3_600
+                ticket = await client.send(node, key, domain, book, deadline=deadline, data=MARK + tag, within=60.0)
+                return (await client.accepted(ticket)).id
+
+            ids = await asyncio.gather(*(one(tag) for tag in tags))
+            assert client.entries() == []
+            return list(ids)
+
+    world.rpc("evm_setIntervalMining", 0)
+    try:
+        ids = asyncio.run(send(tags[:3])) + asyncio.run(send(tags[3:]))
+    finally:
+        world.rpc("evm_setIntervalMining", 1)
+    with sw.Client(world.url, outbox=tmp_path / "outbox.db", poll=0.5) as client:
+        assert all(end.is_success for end in client.wait_all(ids, timeout=300))
+        node = sw.Node(world.rpc_url)
+        domain = node.trusted_domain(world.ready["forwarder"], book)
+        assert client.sign(node, key, domain, book, deadline=int(time.time()) + 60).nonce == 5
+        node.close()
+    assert_once(world, {"0x" + tag.hex(): key.address.lower() for tag in tags})
+
+
 class Counting(BaseHTTPRequestHandler):
     """A relayer that refuses everything, and counts what it is sent."""
 

@@ -80,8 +80,8 @@ def _shut(connection: http.client.HTTPConnection) -> None:
 class Watcher:
     """Waits for many requests with few threads, by polling each."""
 
-    def __init__(self, transport: Transport, poll: float) -> None:
-        self._transport, self._poll = transport, poll
+    def __init__(self, transport: Transport, poll: float, told: Callable[[str, str], None]) -> None:
+        self._transport, self._poll, self._told = transport, poll, told
         self._due: list[tuple[int, int, _native.Follow, Future[Event]]] = []
         self._counter = 0
         self._wake = threading.Condition()
@@ -133,6 +133,7 @@ class Watcher:
                     machine.check()
                     state = machine.state()
                     event = read(Event, json.loads(state or "{}"))
+                    self._told(event.request_id, event.status)
             except BaseException as error:
                 if future.set_running_or_notify_cancel():
                     future.set_exception(error)

@@ -145,6 +145,45 @@ class Sender:
                 self._wake.notify()
         return tickets
 
+    def sign(
+        self,
+        domain: _native.ForwarderDomain,
+        sender: str,
+        to: str,
+        read_nonce: Callable[[], int],
+        signer: Callable[[_native.UnsignedForward], _native.Forward],
+        **more: Any,
+    ) -> _native.Forward:
+        """Has a request signed, which holds its nonce from now on. Nothing slow is done under the lock."""
+        on_chain, is_named = None, more["nonce"] is not None
+        while True:
+            with self._wake:
+                now = now_ms()
+                if is_named or on_chain is not None or not self._outbox.is_unread(now, domain, sender):
+                    unsigned = self._outbox.assign(now, domain, sender, to, on_chain=on_chain, **more)
+                    break
+            on_chain = read_nonce()
+        try:
+            forward = signer(unsigned)
+            with self._wake:
+                if not self._outbox.signed(now_ms(), unsigned.id) and not is_named:
+                    raise SlackwaterError("nonce_conflict", "the request has lost its nonce to another one")
+        except BaseException:
+            self.free(unsigned.id)
+            raise
+        return forward
+
+    def free(self, id: str) -> None:
+        """Frees the nonce of a request that will not be submitted."""
+        with self._wake:
+            self._outbox.free_nonce(id)
+
+    def told(self, id: str, status: str) -> None:
+        """Passes in where an accepted request stands."""
+        with self._wake:
+            self._outbox.told(now_ms(), id, status)
+            self._wake.notify()
+
     def acknowledge(self, key: str) -> None:
         """Forgets an entry whose outcome was taken."""
         with self._wake:

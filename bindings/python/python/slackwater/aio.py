@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, AsyncIterator, Callable, Iterable, Optional, TypeVar
 
-from ._follow import follow
 from ._native import Forward, ForwarderDomain, Submission, UnsignedForward
 from ._sender import OnOutcome, Ticket
 from .client import Client, Node
+from .signing import Signer
 from .types import (
     Accepted,
     Batch,
@@ -112,6 +112,43 @@ class AsyncClient:
         """Adds a request to the outbox, and waits for the relayer's acceptance."""
         return await self.accepted(self.enqueue(submission))
 
+    async def sign(
+        self, node: "AsyncNode", signer: Signer, domain: ForwarderDomain, to: str, *, deadline: int, **more: Any
+    ) -> Forward:
+        """See :meth:`Client.sign`; the same arguments. The signer is called on another thread. Cancelling the wait frees
+        the nonce."""
+        signing = self._pool.submit(self._client.sign, node._node, signer, domain, to, deadline=deadline, **more)
+        try:
+            return await asyncio.wrap_future(signing)
+        except asyncio.CancelledError:
+            signing.add_done_callback(self._drop)
+            raise
+
+    def _drop(self, signing: "Future[Forward]") -> None:
+        if not signing.cancelled() and signing.exception() is None:
+            self.discard(signing.result())
+
+    def discard(self, forward: Forward) -> None:
+        """See :meth:`Client.discard`."""
+        self._client.discard(forward)
+
+    async def send(
+        self,
+        node: "AsyncNode",
+        signer: Signer,
+        domain: ForwarderDomain,
+        to: str,
+        *,
+        deadline: int,
+        within: Optional[float] = None,
+        max_cost_wei: Optional[int] = None,
+        on_outcome: Optional[OnOutcome] = None,
+        **more: Any,
+    ) -> Ticket:
+        """See :meth:`Client.send`; the same arguments."""
+        forward = await self.sign(node, signer, domain, to, deadline=deadline, **more)
+        return self._client._hand_over(forward, within, max_cost_wei, on_outcome)
+
     def tickets(self) -> list[Ticket]:
         """See :meth:`Client.tickets`."""
         return self._client.tickets()
@@ -141,7 +178,7 @@ class AsyncClient:
 
         def run() -> None:
             try:
-                for change in follow(self._client._transport, id, until, stop.is_set):
+                for change in self._client._follow(id, until, stop.is_set):
                     tell(change)
                     if stop.is_set():
                         return

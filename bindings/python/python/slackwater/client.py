@@ -7,15 +7,16 @@ import os
 import ssl
 import time
 from concurrent.futures import TimeoutError as FutureTimeout
-from typing import Any, Iterable, Iterator, Optional, Sequence, TypeVar, Union
+from typing import Any, Callable, Iterable, Iterator, Optional, Sequence, TypeVar, Union
 
 from . import _native
-from ._errors import NodeFailed
+from ._errors import InvalidArgument, NodeFailed
 from ._follow import Watcher, follow
 from ._http import Transport
 from ._native import Forward, ForwarderDomain, Submission, UnsignedForward
 from ._sender import OnOutcome, Sender, Ticket, entropy, now_ms
 from ._storage import FileStorage, MemoryStorage, Storage
+from .signing import Signer, sign
 from .types import (
     Accepted,
     Batch,
@@ -76,7 +77,7 @@ class Client:
             storage = outbox
         limits: dict[str, Any] = {"max_entries": max_entries, "max_batch_items": max_batch_items, "linger": linger}
         self._sender = Sender(self._transport, storage, relayer=relayer, on_outcome=on_outcome, **limits)
-        self._watcher = Watcher(self._transport, poll)
+        self._watcher = Watcher(self._transport, poll, self._sender.told)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._transport!r})"
@@ -123,7 +124,9 @@ class Client:
 
     def request(self, id: str) -> RequestDetail:
         """All about one request."""
-        return self._call(RequestDetail, "request", id=id)
+        detail = self._call(RequestDetail, "request", id=id)
+        self._sender.told(detail.id, detail.status)
+        return detail
 
     def requests(
         self,
@@ -138,7 +141,9 @@ class Client:
 
     def cancel(self, id: str) -> RequestSummary:
         """Withdraws a request that is still queued."""
-        return self._call(RequestSummary, "cancel", id=id)
+        cancelled = self._call(RequestSummary, "cancel", id=id)
+        self._sender.told(cancelled.id, cancelled.status)
+        return cancelled
 
     def batch(self, id: str) -> Batch:
         """One batch, ``chainId:sender:nonce``."""
@@ -157,6 +162,70 @@ class Client:
         """Adds a request to the outbox, and waits for the relayer's acceptance."""
         return self.enqueue(submission).result(timeout)
 
+    def sign(
+        self,
+        node: "Node",
+        signer: Signer,
+        domain: ForwarderDomain,
+        to: str,
+        *,
+        deadline: int,
+        sender: Optional[str] = None,
+        nonce: Optional[int] = None,
+        data: bytes = b"",
+        value: Optional[int] = None,
+        gas: Optional[int] = None,
+    ) -> Forward:
+        """A signed request. Unless ``nonce`` names one, it gets the first nonce that no other request of this client
+        holds, by the chain, the outbox and what the relayer has accepted. ``node`` is asked only if the next nonce is not
+        known. The request holds its nonce until it is submitted and has ended, or :meth:`discard`; an exception of
+        ``signer`` frees it. ``domain`` is from :meth:`Node.trusted_domain`; ``sender`` is needed for a signer without
+        ``address``."""
+        account = getattr(signer, "address", None) if sender is None else sender
+        if not isinstance(account, str):
+            raise InvalidArgument("invalid_argument", f"sender: {type(signer).__name__} has no address")
+        return self._sender.sign(
+            domain,
+            account,
+            to,
+            lambda: node.nonce(domain.forwarder, account),
+            lambda unsigned: sign(unsigned, signer),
+            deadline=deadline,
+            nonce=nonce,
+            data=data,
+            value=value,
+            gas=gas,
+        )
+
+    def discard(self, forward: Forward) -> None:
+        """Frees the nonce of a signed request that will not be submitted."""
+        self._sender.free(forward.id)
+
+    def send(
+        self,
+        node: "Node",
+        signer: Signer,
+        domain: ForwarderDomain,
+        to: str,
+        *,
+        within: Optional[float] = None,
+        max_cost_wei: Optional[int] = None,
+        on_outcome: Optional[OnOutcome] = None,
+        **more: Any,
+    ) -> Ticket:
+        """Signs a request as :meth:`sign` does, with the same arguments, and adds it to the outbox."""
+        return self._hand_over(self.sign(node, signer, domain, to, **more), within, max_cost_wei, on_outcome)
+
+    def _hand_over(
+        self, forward: Forward, within: Optional[float], max_cost_wei: Optional[int], on_outcome: Optional[OnOutcome]
+    ) -> Ticket:
+        try:
+            submission = Submission.forward(forward, within=within, max_cost_wei=max_cost_wei)
+            return self.enqueue(submission, on_outcome=on_outcome)
+        except BaseException:
+            self.discard(forward)
+            raise
+
     def tickets(self) -> list[Ticket]:
         """Tickets of all entries that were not acknowledged, including those of earlier processes with the same
         file."""
@@ -173,7 +242,12 @@ class Client:
 
     def follow(self, id: str, until: str = "finalized") -> Iterator[Change]:
         """Yields each change of a request from the first on, as it happens, from its event stream."""
-        return follow(self._transport, id, until)
+        return self._follow(id, until, lambda: False)
+
+    def _follow(self, id: str, until: str, is_stopped: Callable[[], bool]) -> Iterator[Change]:
+        for change in follow(self._transport, id, until, is_stopped):
+            self._sender.told(id, change.event.status)
+            yield change
 
     def wait(self, id: str, until: str = "finalized", timeout: Optional[float] = None) -> Event:
         """Waits until a request is ``included`` or ``finalized``, or has ended otherwise. Returns its last event."""
@@ -249,7 +323,7 @@ class Node:
         pinned: bool = False,
     ) -> UnsignedForward:
         """A request for ``sender`` to sign: the forwarder is checked as by :meth:`trusted_domain`. If ``nonce`` is
-        ``None``, it is read from the chain; pass one if further requests are signed and not executed yet."""
+        ``None``, it is read from the chain: it knows of no request that is on its way, as :meth:`Client.sign` does."""
         domain = self.trusted_domain(forwarder, to, chain_id=chain_id, pinned=pinned)
         next_nonce = self.nonce(forwarder, sender) if nonce is None else nonce
         return UnsignedForward(
