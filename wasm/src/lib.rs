@@ -18,6 +18,7 @@ mod fees;
 mod forecaster;
 mod interop;
 mod node;
+mod nonces;
 #[cfg(feature = "page")]
 mod page;
 #[cfg(feature = "client")]
@@ -34,11 +35,13 @@ pub use fees::{max_base_fee_after, next_base_fee};
 #[cfg(feature = "client")]
 pub use forecaster::Forecaster;
 pub use interop::Failure;
-pub use node::{checked_signature, nonce_call, read_nonce};
+pub use node::{checked_signature, nonce_call};
 #[cfg(feature = "page")]
 pub use node::{forwarder_domain_call, read_forwarder_domain};
 #[cfg(feature = "page")]
-pub use page::LocalRelay;
+pub use nonces::Nonces;
+#[cfg(feature = "page")]
+pub use page::{LocalRelay, is_end};
 #[cfg(feature = "client")]
 pub use proof::{merkle_leaf, verify_merkle_proof, verify_promise};
 #[cfg(feature = "client")]

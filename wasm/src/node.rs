@@ -1,6 +1,6 @@
 //! Queries to the user's own node.
 
-use alloy_primitives::{Address, U256};
+use alloy_primitives::Address;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use slackwater::{
@@ -11,7 +11,7 @@ use slackwater::{
 use wasm_bindgen::prelude::wasm_bindgen;
 
 use crate::{
-    interop::{Failure, read, write},
+    interop::{Failure, write},
     request::{JsDomain, JsForward, JsHex, bytes, hex},
 };
 
@@ -46,7 +46,7 @@ fn request<T>(call: &RpcCall<T>) -> Result<JsRpcRequest, Failure> {
     write(&RpcRequest { method, params })
 }
 
-fn node_error(error: RpcError) -> Failure {
+pub(crate) fn node_error(error: RpcError) -> Failure {
     Failure::new("node_error", error)
 }
 
@@ -61,17 +61,6 @@ pub(crate) fn address(what: &str, text: &str) -> Result<Address, Failure> {
 #[wasm_bindgen(js_name = nonceCall)]
 pub fn nonce_call(forwarder: &str, owner: &str) -> Result<JsRpcRequest, Failure> {
     request(&rpc::nonces(address("forwarder", forwarder)?, address("owner", owner)?, BlockRef::Tag("latest")))
-}
-
-/// Reads the answer to `nonceCall`; the nonce in decimal digits.
-///
-/// # Errors
-/// `invalid_argument`, `node_error`.
-#[wasm_bindgen(js_name = readNonce)]
-pub fn read_nonce(result: &JsUnknown) -> Result<String, Failure> {
-    let call = rpc::nonces(Address::ZERO, Address::ZERO, BlockRef::Tag("latest"));
-    let nonce: U256 = call.parse_result(read("result", result)?).map_err(node_error)?;
-    Ok(nonce.to_string())
 }
 
 /// The JSON-RPC request for a forwarder's EIP-712 domain.
@@ -100,7 +89,7 @@ struct DomainView<'a> {
 #[wasm_bindgen(js_name = readForwarderDomain)]
 pub fn read_forwarder_domain(result: &JsUnknown) -> Result<JsDomainOut, Failure> {
     let call = rpc::forwarder_domain(Address::ZERO);
-    domain_out(&call.parse_result(read("result", result)?).map_err(node_error)?)
+    domain_out(&call.parse_result(crate::interop::read("result", result)?).map_err(node_error)?)
 }
 
 /// A domain as a JavaScript value.

@@ -9,9 +9,9 @@ use slackwater::{
     chain::ReplacementRule,
     client::local::{
         self, Admitted, CallAnswer, ConfigError, LocalAsk, LocalCommand, LocalConfig, LocalError, LocalTiming,
-        SessionKey,
+        SessionKey, WithdrawAsk, WithdrawError, Withdrawal,
     },
-    request::{Call, Forward},
+    request::{Call, Forward, Status},
 };
 use wasm_bindgen::prelude::{JsValue, wasm_bindgen};
 
@@ -60,6 +60,26 @@ extern "C" {
     #[wasm_bindgen(typescript_type = "PageLimits")]
     #[derive(Debug)]
     pub type JsLimits;
+    /// `PageWithdrawAsk` of `types.page.d.ts`.
+    #[wasm_bindgen(typescript_type = "PageWithdrawAsk")]
+    #[derive(Debug)]
+    pub type JsWithdrawAsk;
+    /// `PageWithdrawal` of `types.page.d.ts`.
+    #[wasm_bindgen(typescript_type = "PageWithdrawal")]
+    #[derive(Debug)]
+    pub type JsWithdrawal;
+}
+
+/// True for the status of a request that has ended.
+#[wasm_bindgen(js_name = isEnd)]
+pub fn is_end(status: &str) -> bool {
+    Status::from_name(status).is_some_and(Status::is_terminal)
+}
+
+impl From<WithdrawError> for Failure {
+    fn from(error: WithdrawError) -> Self {
+        Self::new(error.code(), error)
+    }
 }
 
 impl From<LocalError> for Failure {
@@ -168,6 +188,24 @@ struct Limits {
     open: usize,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WithdrawIn {
+    balance: Quantity<U256>,
+    leave: Option<Quantity<U256>>,
+    base_fee: Option<Quantity<u128>>,
+    tip: Option<Quantity<u128>>,
+    open: usize,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct WithdrawalView {
+    value: Quantity<U256>,
+    gas: u64,
+    max_cost: Quantity<U256>,
+}
+
 #[derive(Debug, Serialize)]
 struct AdmittedView<'a> {
     id: String,
@@ -273,6 +311,22 @@ impl LocalRelay {
         let CallIn { to, value, gas, data, salt } = read("call", call)?;
         let call = Call { to: to.0, value: value.0, gas: gas.0, data: data.0, any_sender: false, salt };
         self.admit(now, LocalAsk::Call(call), limits)
+    }
+
+    /// The call that sends what the session key owns, but for what the transaction may cost.
+    ///
+    /// # Errors
+    /// `invalid_argument`, `busy`, `nothing_to_withdraw`.
+    pub fn withdrawal(&self, ask: &JsWithdrawAsk) -> Result<JsWithdrawal, Failure> {
+        let WithdrawIn { balance, leave, base_fee, tip, open } = read("withdrawal", ask)?;
+        let Withdrawal { value_wei, gas, max_cost_wei } = self.inner.withdrawal(&WithdrawAsk {
+            balance_wei: balance.0,
+            leave_wei: leave.map(|wei| wei.0),
+            base_fee: base_fee.map_or(0, |fee| fee.0),
+            tip: tip.map(|fee| fee.0),
+            open,
+        })?;
+        write(&WithdrawalView { value: Quantity(value_wei), gas, max_cost: Quantity(max_cost_wei) })
     }
 
     /// Adds a request whose record is durable, and returns its id. Idempotent.

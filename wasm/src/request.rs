@@ -87,12 +87,18 @@ pub(crate) fn read_forward(domain: &JsValue, forward: &JsValue) -> Result<(Forwa
     Ok((ForwarderDomain::new(name, chain_id.0, verifying_contract.0), forward))
 }
 
-/// The request, checked by the client's builder.
-pub(crate) fn unsigned(domain: &JsValue, forward: &JsValue) -> Result<UnsignedForward, Failure> {
+/// The request in the client's builder, but for its nonce, which is returned.
+pub(crate) fn builder(domain: &JsValue, forward: &JsValue) -> Result<(ForwardBuilder, U256), Failure> {
     let (domain, forward) = read_forward(domain, forward)?;
     let gas = u64::try_from(forward.gas).map_err(|_| Failure::argument("request: gas is out of range"))?;
     let builder = ForwardBuilder::new(domain, forward.from, forward.to).data(forward.data).value(forward.value);
-    Ok(builder.gas(gas).nonce(forward.nonce).deadline_s(forward.deadline).build()?)
+    Ok((builder.gas(gas).deadline_s(forward.deadline), forward.nonce))
+}
+
+/// The request, checked by the client's builder.
+pub(crate) fn unsigned(domain: &JsValue, forward: &JsValue) -> Result<UnsignedForward, Failure> {
+    let (builder, nonce) = builder(domain, forward)?;
+    Ok(builder.nonce(nonce).build()?)
 }
 
 /// The typed data for `eth_signTypedData_v4`.

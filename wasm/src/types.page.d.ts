@@ -50,11 +50,29 @@ export interface PageCall {
 /** What a request may take. */
 export interface PageLimits {
   /** How long it may take, ms; default ten minutes. */
-  withinMs?: number
+  withinMs?: number | undefined
   /** The most that it may cost the session key, wei. */
-  maxCost?: Quantity
+  maxCost?: Quantity | undefined
   /** How many requests are known not to have ended. */
   open: number
+}
+/** What a withdrawal depends on. */
+export interface PageWithdrawAsk {
+  balance: Quantity
+  /** What stays behind, wei. Default: enough for the L1 data fee, where there is one. */
+  leave?: Quantity | undefined
+  /** Of the newest block, wei per gas. Default 0. */
+  baseFee?: Quantity | undefined
+  /** The node's suggestion, wei per gas. Default 1 gwei. */
+  tip?: Quantity | undefined
+  /** How many requests are known not to have ended. */
+  open: number
+}
+/** A call that withdraws. */
+export interface PageWithdrawal {
+  value: string
+  gas: number
+  maxCost: string
 }
 /** A request that was checked: store it, then take it. */
 export interface Admitted {

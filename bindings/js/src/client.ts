@@ -7,7 +7,6 @@ import {
   forwardDigest,
   forwardTypedData,
   nonceCall,
-  readNonce,
   verifyAccepted,
 } from '../wasm/slackwater.js'
 import type {
@@ -16,8 +15,6 @@ import type {
   Chains,
   Change,
   Finality,
-  ForwardRequest,
-  ForwardTypedData,
   ForwarderDomain,
   Hex,
   OutboxEntry,
@@ -32,10 +29,12 @@ import type {
 import { SlackwaterError } from '../wasm/interop.js'
 import { init } from './init.js'
 import type { ModuleSource } from './init.js'
-import { DEADLINE_MARGIN_S, Outbox } from './outbox.js'
+import { Outbox } from './outbox.js'
 import type { Found, Submission } from './outbox.js'
 import { ask as askNode } from './provider.js'
 import type { Eip1193Provider } from './provider.js'
+import { Signing, unsigned } from './signing.js'
+import type { ForwardAsk, Signed, Unsigned } from './signing.js'
 import { indexedDbStorage, memoryStorage } from './storage.js'
 import type { OutboxStorage } from './storage.js'
 import { Transport, lost, read, until } from './transport.js'
@@ -61,45 +60,22 @@ export interface SlackwaterOptions extends TransportOptions {
 }
 
 /** What a user wants done. */
-export interface Ask {
+export interface Ask extends ForwardAsk {
   chainId: Quantity
-  to: string
-  data?: string
-  /** Gas given to the target, default 200 000. */
-  gas?: Quantity
-  /** Wei, paid by the relayer. Default 0. */
-  value?: Quantity
   /**
    * The forwarder, known from elsewhere than the relayer: pinned. Where absent, the first that the relayer names, if its code
    * is a known one. In both cases the target must trust it.
    */
   forwarder?: string
-  /** The user's nonce at the forwarder; read from the node where absent. */
-  nonce?: Quantity
-  /** How long it may take, ms. The longer, the cheaper. */
-  withinMs?: number
-  /** Last block time at which it may run, Unix seconds. Default: `withinMs` (or ten minutes) and five minutes from now. */
-  deadline?: number
-  /** The most that it may cost the relayer, wei. */
-  maxCost?: Quantity
 }
 
 /** A request that a user can sign. */
-export interface UnsignedRequest {
-  /** What the relayer will know it by. */
-  id: Hex
-  domain: ForwarderDomain
-  request: ForwardRequest
-  typedData: ForwardTypedData
+export interface UnsignedRequest extends Unsigned {
   /** The caller named the forwarder. Otherwise its code is compared with the known ones, here and in `verify`. */
   isForwarderPinned?: boolean
-  withinMs?: number
-  maxCost?: Quantity
 }
 /** A request that a user has signed. */
-export interface SignedRequest extends UnsignedRequest {
-  signature: Hex
-}
+export type SignedRequest = UnsignedRequest & Signed
 
 /** When to stop following. */
 export interface FollowOptions {
@@ -108,20 +84,12 @@ export interface FollowOptions {
   signal?: AbortSignal
 }
 
-/** Default gas for the target. */
-const DEFAULT_GAS = 200_000
-const DEFAULT_WITHIN_MS = 600_000
 /** How long a relayer is waited for that is only asked whether it is the right one, ms. */
 const PATIENCE_MS = 5_000
 /** Longest silence of an event stream, ms: relayers say something every few seconds, and a broken connection says nothing. */
 const SILENCE_MS = 60_000
 
 const isSame = (one: string, other: string) => one.toLowerCase() === other.toLowerCase()
-
-const place = ({ domain, request }: UnsignedRequest) => ({
-  user: { chainId: domain.chainId, forwarder: domain.verifyingContract, from: request.from },
-  nonce: request.nonce,
-})
 
 /** A client of one relayer. */
 export class Slackwater {
@@ -131,19 +99,22 @@ export class Slackwater {
   declare readonly damaged: readonly string[]
   /**
    * Addresses of other relayers, one for each submission in the storage that is for one. They stay where they are, and go on
-   * when the storage is opened for that relayer; the nonces that they hold are not known here.
+   * when the storage is opened for that relayer.
    */
   declare readonly foreign: readonly string[]
   readonly #options: SlackwaterOptions
   readonly #relayers: readonly string[]
   readonly #transport: Transport
   readonly #outbox: Outbox
+  readonly #signing: Signing
 
   private constructor(options: SlackwaterOptions, relayers: readonly string[], transport: Transport, outbox: Outbox, found: Found) {
     this.#options = options
     this.#relayers = relayers
     this.#transport = transport
     this.#outbox = outbox
+    const core = { forwardDigest, forwardTypedData, checkedSignature, nonceCall }
+    this.#signing = new Signing(outbox, core, () => this.#node())
     Object.assign(this, found)
   }
 
@@ -163,6 +134,7 @@ export class Slackwater {
 
   /** Stops everything. What was not acknowledged goes on with the next {@link open} on the same storage. */
   close(): void {
+    this.#signing.close()
     this.#outbox.close()
   }
 
@@ -194,7 +166,7 @@ export class Slackwater {
   /** Withdraws a request that is still queued; `too_late` once it is in a transaction. */
   async cancel(id: string): Promise<RequestSummary> {
     const request = await this.#call<RequestSummary>('cancel', { id })
-    this.#outbox.nonces.told(id, request.status, Date.now())
+    this.#outbox.told(id, request.status)
     return request
   }
 
@@ -207,40 +179,25 @@ export class Slackwater {
     const isPinned = ask.forwarder !== undefined
     const served = this.#served(ask)
     const forwarder = ask.forwarder ?? (await served)
-    const known = Promise.all([
-      this.#domain(ask, forwarder, isPinned),
-      ask.nonce === undefined ? this.#onChain(forwarder, from) : 0n,
-    ])
+    const known = this.#domain(ask, forwarder, isPinned)
     // The relayer's refusal comes first, if there is one.
     await Promise.allSettled([known, served])
     await served
-    const [domain, onChain] = await known
-    const user = { chainId: domain.chainId, forwarder, from }
-    const nonce = ask.nonce ?? this.#outbox.nonces.next(user, onChain, Date.now())
-    const { to, data = '0x', gas = DEFAULT_GAS, value = 0, withinMs, maxCost } = ask
-    const end = Math.floor((Date.now() + (withinMs ?? DEFAULT_WITHIN_MS)) / 1_000) + DEADLINE_MARGIN_S
-    const request: ForwardRequest = { from, to, value, gas, nonce: String(nonce), deadline: ask.deadline ?? end, data }
-    this.#outbox.nonces.hold({ user, nonce }, Number(request.deadline) * 1_000)
-    return {
-      id: forwardDigest(domain, request),
-      domain,
-      request,
-      typedData: forwardTypedData(domain, request),
-      isForwarderPinned: isPinned,
-      ...(withinMs === undefined ? {} : { withinMs }),
-      ...(maxCost === undefined ? {} : { maxCost }),
-    }
+    return { ...unsigned(await known, from, ask), isForwarderPinned: isPinned }
   }
 
-  /** Lets a wallet sign a request, and checks that it did. A user who declines leaves the nonce free. */
-  async sign(wallet: Wallet, unsigned: UnsignedRequest): Promise<SignedRequest> {
-    try {
-      const signature = await wallet.signTypedData(unsigned.typedData)
-      return { ...unsigned, signature: checkedSignature(unsigned.domain, unsigned.request, signature) }
-    } catch (error) {
-      this.#outbox.nonces.free(place(unsigned))
-      throw error
-    }
+  /**
+   * Lets a wallet sign a request, and checks that it did. The request gets its nonce now, unless it has one: the first that
+   * no other request holds, by the user's node, the storage, and what pages of this origin have signed. It is free again if
+   * the wallet declines, or has not answered after ten minutes (`no_signature`).
+   */
+  sign(wallet: Wallet, unsigned: UnsignedRequest): Promise<SignedRequest> {
+    return this.#signing.sign(wallet, unsigned)
+  }
+
+  /** Frees the nonce of a signed request that will not be submitted. */
+  discard({ id }: SignedRequest): void {
+    this.#signing.discard(id)
   }
 
   /**
@@ -255,27 +212,16 @@ export class Slackwater {
 
   /** As {@link submit}, without waiting. */
   enqueue(signed: SignedRequest): Submission {
-    const { id, domain, request, signature, withinMs, maxCost } = signed
-    const { from, to, value = 0, gas, nonce, deadline, data = '0x' } = request
-    const number = (value: Quantity) => BigInt(value).toString()
-    const body = {
-      chainId: number(domain.chainId),
-      kind: 'forward',
-      forward: {
-        forwarder: domain.verifyingContract,
-        from,
-        to,
-        value: number(value),
-        gas: number(gas),
-        nonce: number(nonce),
-        deadline: number(deadline),
-        data,
-        signature,
-      },
-      within: withinMs === undefined ? undefined : `${Math.ceil(withinMs)}ms`,
-      maxCost: maxCost === undefined ? undefined : number(maxCost),
+    const { id } = signed
+    try {
+      const submission = this.#outbox.enqueue(signed)
+      // From then on storage shows who has the nonce.
+      void this.#outbox.written().then((isStored) => isStored && this.#signing.release(id))
+      return submission
+    } catch (error) {
+      this.#signing.discard(id)
+      throw error
     }
-    return this.#outbox.enqueue(JSON.stringify(body), place(signed), Number(deadline) * 1_000, id)
   }
 
   /**
@@ -332,7 +278,7 @@ export class Slackwater {
     try {
       for (;;) {
         for (let change; (change = machine.nextChange()); ) {
-          this.#outbox.nonces.told(id, change.event.status, Date.now())
+          this.#outbox.told(id, change.event.status)
           yield change
         }
         connection.signal.throwIfAborted()
@@ -395,12 +341,6 @@ export class Slackwater {
     const { provider } = this.#options
     if (!provider) throw new SlackwaterError('no_provider', "the user's own node is needed: `provider`")
     return provider
-  }
-
-  /** The user's next nonce by the chain. */
-  async #onChain(forwarder: string, from: string): Promise<bigint> {
-    const { method, params } = nonceCall(forwarder, from)
-    return BigInt(readNonce(await askNode(this.#node(), method, params)))
   }
 
   /** The domain of a forwarder that is one, by the user's node. */

@@ -1,7 +1,6 @@
 import { Outbox as Machine } from '../wasm/slackwater.js'
-import type { Hex, OutboxEntry, Outcome } from '../wasm/slackwater.js'
-import { IN_DOUBT_MS, Nonces } from './nonces.js'
-import type { Place } from './nonces.js'
+import type { ForwardRequest, ForwarderDomain, Hex, OutboxEntry, Outcome, Quantity } from '../wasm/slackwater.js'
+import type { Numbers, Signed } from './signing.js'
 import type { OutboxStorage } from './storage.js'
 import type { Transport } from './transport.js'
 
@@ -20,25 +19,14 @@ export interface Found {
   foreign: string[]
 }
 
-/** How long after the relayer's deadline for it a request may still be executed, ms. */
-const MINED_LATE_MS = 60_000
-/** @internal What the signed deadline leaves beyond the wanted one, seconds: the relayer keeps a margin for the chain's clock. */
-export const DEADLINE_MARGIN_S = 300
-
 /** @internal Does what the core's outbox says, in storage, on the network and with the clock. */
-export class Outbox {
-  readonly nonces = new Nonces(
-    (key, record) => this.#write(() => this.#storage.put(key, record)),
-    (key) => this.#write(() => this.#storage.remove(key)),
-  )
-  /** What entries hold, and until when the chain takes it, Unix ms. */
-  readonly #places = new Map<string, { place: Place; until: number; id: string }>()
+export class Outbox implements Numbers {
   readonly #machine: Machine
   readonly #storage: OutboxStorage
   readonly #transport: Transport
   readonly #ended = new Map<string, { promise: Promise<Outcome>; resolve(outcome: Outcome): void }>()
   readonly #closed = new AbortController()
-  #writing: Promise<unknown> = Promise.resolve()
+  #writing: Promise<boolean> = Promise.resolve(true)
   #timer: ReturnType<typeof setTimeout> | undefined
 
   constructor(storage: OutboxStorage, transport: Transport, relayers: readonly string[]) {
@@ -49,22 +37,48 @@ export class Outbox {
 
   /** What earlier pages have left. */
   async load(): Promise<Found> {
-    const records = this.nonces.load(Date.now(), await this.#storage.load())
-    const others = this.#machine.load(Date.now(), JSON.stringify(records))
-    const resumed = this.#machine.entries().map(({ key, place, expiresAt }) => {
-      this.#hold(key, place, expiresAt + DEADLINE_MARGIN_S * 1_000)
-      return this.submission(key)
-    })
+    const others = this.#machine.load(Date.now(), JSON.stringify(await this.#storage.load()))
+    const resumed = this.#machine.entries().map(({ key }) => this.submission(key))
     this.#drain()
     return { resumed, ...others }
   }
 
-  enqueue(submission: string, place: Place, until: number, id: Hex): Submission {
-    const key = this.#machine.enqueue(Date.now(), submission, undefined, id)
-    this.#hold(key, place, until, id)
+  async assign(domain: ForwarderDomain, request: ForwardRequest, answer: unknown, held: string): Promise<string> {
+    let [records, writing]: [[string, string][], unknown] = [[], undefined]
+    // With all that this page has written, and what others have.
+    while (writing !== this.#writing) {
+      await (writing = this.#writing)
+      records = await this.#storage.load()
+    }
+    const nonce = this.#machine.assign(Date.now(), domain, request, answer, held, JSON.stringify(records))
+    this.#drain()
+    return nonce
+  }
+
+  signBy(id: Hex): number {
+    return this.#machine.signBy(Date.now(), id)
+  }
+
+  signed(id: Hex, isSigned: boolean): boolean {
+    return this.#machine.signed(Date.now(), id, isSigned)
+  }
+
+  /** Where an accepted request stands. */
+  told(id: string, status: string): void {
+    this.#machine.told(Date.now(), id, status)
+    this.#drain()
+  }
+
+  enqueue({ domain, request, signature, withinMs, maxCost }: Signed): Submission {
+    const key = this.#machine.enqueue(Date.now(), domain, request, signature, withinMs, maxCost as Quantity)
     const taken = this.submission(key)
     this.#drain()
     return taken
+  }
+
+  /** Resolves when all was tried that is to be written now, with whether the last of it is. */
+  written(): Promise<boolean> {
+    return this.#writing
   }
 
   entries(): OutboxEntry[] {
@@ -73,35 +87,8 @@ export class Outbox {
 
   withdraw(key: string): boolean {
     const isGone = this.#machine.withdraw(Date.now(), key)
-    const held = this.#places.get(key)
-    if (isGone && held) this.nonces.free(held.place)
     this.#drain()
     return isGone
-  }
-
-  /** An entry holds its nonce until it has ended. */
-  #hold(key: string, place: Place | undefined, until: number, id = key): void {
-    if (!place) return
-    this.#places.set(key, { place, until, id })
-    this.nonces.hold(place, Infinity)
-  }
-
-  /** Who holds the nonce now. Stored before the entry is forgotten. */
-  #settle(key: string, outcome: Outcome): void {
-    const held = this.#places.get(key)
-    if (!held) return
-    const { place, until, id } = held
-    this.#places.delete(key)
-    if (outcome.kind === 'accepted') {
-      const { deadlineAtMs, validUntilMs = deadlineAtMs, id, status } = outcome.accepted
-      this.nonces.keep(place, validUntilMs + MINED_LATE_MS, id)
-      this.nonces.told(id, status, Date.now())
-    } else if (outcome.mayBeAccepted) {
-      // Whoever has it can have it executed until the chain refuses it.
-      this.nonces.keep(place, until + MINED_LATE_MS, id)
-    } else if (outcome.kind === 'refused' && /^nonce_(conflict|used)$/.test(outcome.code)) {
-      this.nonces.hold(place, Date.now() + IN_DOUBT_MS)
-    } else this.nonces.free(place)
   }
 
   close(): void {
@@ -142,8 +129,8 @@ export class Outbox {
   /** In order: two writes under one key must not overtake each other. */
   #write(act: () => Promise<void>, then: (isStored: boolean) => void = () => undefined): void {
     this.#writing = this.#writing.then(act).then(
-      () => then(true),
-      () => then(false),
+      () => (then(true), true),
+      () => (then(false), false),
     )
   }
 
@@ -174,7 +161,6 @@ export class Outbox {
         })
       } else {
         const { key, outcome } = command.report
-        this.#settle(key, outcome)
         this.#waiter(key).resolve(outcome)
       }
     }

@@ -1,8 +1,10 @@
+import { isEnd } from '../wasm/page.js'
 import type { Admitted, Hex, LocalRelay, PageAccount, PageRequest } from '../wasm/page.js'
 import { SlackwaterError } from '../wasm/interop.js'
 import { locked } from './locks.js'
 import { ask } from './provider.js'
 import type { Eip1193Provider } from './provider.js'
+import { nonceKey } from './signing.js'
 import type { OutboxStorage } from './storage.js'
 
 /** What somebody should know: `underfunded`, `ceiling_reached`, `foreign_nonce`, `wrong_chain`, `storage_failed`, a node's refusal, … */
@@ -27,8 +29,6 @@ type Wish = 'cancel' | 'acknowledge'
 const ANSWER_MS = 10_000
 /** How long it waits to hear which chain the node is of. */
 const LOOK_MS = 5_000
-
-const isEnd = (status: string) => ['finalized', 'reverted', 'rejected', 'expired', 'cancelled'].includes(status)
 
 /** @internal Does what the machine says, in storage, at the node and with the clock; in one page of all at a time. */
 export class PageDriver {
@@ -130,9 +130,19 @@ export class PageDriver {
     return this.isDriving ? this.#machine.account() : this.#account
   }
 
-  admit(act: (machine: LocalRelay, open: number) => Admitted): Admitted {
+  /** What the machine says to a request beside those that are open. */
+  admit<T>(act: (machine: LocalRelay, open: number) => T): T {
     if (this.#closed.signal.aborted) throw new SlackwaterError('closed', 'this relay was closed')
     return act(this.#machine, [...this.views.values()].filter(({ status }) => !isEnd(status)).length)
+  }
+
+  /** Names of the nonces that requests of all pages hold, one per line. */
+  async nonces(): Promise<string> {
+    const machine = this.#make()
+    const requests = await this.#load(machine)
+    machine.free()
+    const open = requests.filter(({ status }) => !isEnd(status))
+    return open.map(({ place }) => place && nonceKey(this.#chainId, place.forwarder, place.from, place.nonce)).join('\n')
   }
 
   /** Makes a request durable, and hands it to the page that drives. */

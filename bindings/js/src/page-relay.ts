@@ -1,24 +1,15 @@
 import {
   LocalRelay,
+  Nonces,
   checkedSignature,
   forwardDigest,
   forwardTypedData,
   forwarderDomainCall,
+  isEnd,
   nonceCall,
   readForwarderDomain,
-  readNonce,
 } from '../wasm/page.js'
-import type {
-  Admitted,
-  ForwardRequest,
-  ForwardTypedData,
-  ForwarderDomain,
-  Hex,
-  PageAccount,
-  PageChain,
-  PageRequest,
-  Quantity,
-} from '../wasm/page.js'
+import type { Hex, PageAccount, PageChain, PageRequest, Quantity } from '../wasm/page.js'
 import { SlackwaterError } from '../wasm/interop.js'
 import type { ModuleSource } from './module.js'
 import { PageDriver } from './page-driver.js'
@@ -27,6 +18,8 @@ import { init } from './page-init.js'
 import { ask } from './provider.js'
 import type { Eip1193Provider } from './provider.js'
 import { sessionKey } from './session.js'
+import { Signing, unsigned } from './signing.js'
+import type { ForwardAsk, Numbers, Signed, Unsigned } from './signing.js'
 import { indexedDbStorage, memoryStorage } from './storage.js'
 import type { OutboxStorage } from './storage.js'
 import type { Wallet } from './wallet.js'
@@ -49,23 +42,9 @@ export interface PageOptions {
 }
 
 /** What a user wants done through a forwarder. */
-export interface PageAsk {
+export interface PageAsk extends ForwardAsk {
   /** The ERC-2771 forwarder that the target trusts. */
   forwarder: string
-  to: string
-  data?: string
-  /** Gas given to the target, default 200 000. */
-  gas?: Quantity
-  /** Wei, paid by the session key. Default 0. */
-  value?: Quantity
-  /** The user's nonce at the forwarder; read from the node, and from what is queued, where absent. */
-  nonce?: Quantity
-  /** How long it may take, ms; default ten minutes. The longer, the cheaper. */
-  withinMs?: number
-  /** Last block time at which it may run, Unix seconds. Default: `withinMs` and five minutes from now. */
-  deadline?: number
-  /** The most that it may cost the session key, wei. */
-  maxCost?: Quantity
 }
 
 /** What the session key calls itself. */
@@ -82,18 +61,9 @@ export interface PageCallAsk {
 }
 
 /** A request that a user can sign. */
-export interface PageUnsigned {
-  id: Hex
-  domain: ForwarderDomain
-  request: ForwardRequest
-  typedData: ForwardTypedData
-  withinMs?: number
-  maxCost?: Quantity
-}
+export type PageUnsigned = Unsigned
 /** A request that a user has signed. */
-export interface PageSigned extends PageUnsigned {
-  signature: Hex
-}
+export type PageSigned = Signed
 
 /** When to stop following. */
 export interface PageFollowOptions {
@@ -102,16 +72,8 @@ export interface PageFollowOptions {
   signal?: AbortSignal
 }
 
+/** Gas given to a call. */
 const DEFAULT_GAS = 200_000
-const DEFAULT_WITHIN_MS = 600_000
-/** What the signed deadline leaves beyond the wanted one, for the chain's clock. */
-const DEADLINE_MARGIN_S = 300
-/** Gas for whoever receives what is withdrawn. */
-const WITHDRAW_GAS = 9_000
-/** What stays behind for the L1 data fee, wei, where there is one. */
-const L1_RESERVE = 20_000_000_000_000n
-
-const isEnd = ({ status }: PageRequest) => ['finalized', 'reverted', 'rejected', 'expired', 'cancelled'].includes(status)
 
 /**
  * A relay in the page, for where there is no relayer: it queues, batches and sends what users signed, and calls of its own,
@@ -122,13 +84,21 @@ export class PageRelay {
   readonly address: Hex
   readonly #options: PageOptions
   readonly #driver: PageDriver
-  /** Next nonces by forwarder and user, where requests of this page are being signed. */
-  readonly #nonces = new Map<string, bigint>()
+  readonly #signing: Signing
 
   private constructor(options: PageOptions, driver: PageDriver, address: Hex) {
     this.#options = options
     this.#driver = driver
     this.address = address
+    const nonces = new Nonces()
+    const numbers: Numbers = {
+      assign: async (domain, request, answer, held) =>
+        nonces.assign(Date.now(), domain, request, answer, `${held}\n${await driver.nonces()}`),
+      signBy: (id) => nonces.signBy(Date.now(), id),
+      signed: (id, isSigned) => nonces.signed(Date.now(), id, isSigned),
+    }
+    const core = { forwardDigest, forwardTypedData, checkedSignature, nonceCall }
+    this.#signing = new Signing(numbers, core, () => options.provider)
   }
 
   /** Loads the module and what earlier pages have left, and drives it unless another page does. */
@@ -152,6 +122,7 @@ export class PageRelay {
 
   /** Stops. What has not ended goes on with the next {@link open} on the same storage, or in another page that is open. */
   close(): Promise<void> {
+    this.#signing.close()
     return this.#driver.close()
   }
 
@@ -172,55 +143,41 @@ export class PageRelay {
 
   /** Prepares a request for its user's signature. Asks the node for what is not given. */
   async prepare(from: string, wanted: PageAsk): Promise<PageUnsigned> {
-    const { forwarder, to, data = '0x', gas = DEFAULT_GAS, value = 0, withinMs, maxCost } = wanted
+    const { forwarder } = wanted
     const domain = readForwarderDomain(await this.#asked(forwarderDomainCall(forwarder)))
     const { chainId } = this.#options.chain
     if (BigInt(domain.chainId) !== BigInt(chainId) || domain.verifyingContract.toLowerCase() !== forwarder.toLowerCase()) {
       throw new SlackwaterError('wrong_chain', `the forwarder says that it is of chain ${domain.chainId}, not ${chainId}`)
     }
-    const place = `${forwarder}:${from}`.toLowerCase()
-    let nonce = wanted.nonce
-    if (nonce === undefined) {
-      const nonces = [BigInt(readNonce(await this.#asked(nonceCall(forwarder, from)))), this.#nonces.get(place) ?? 0n]
-      for (const request of this.requests()) {
-        const own = request.place
-        if (own && !isEnd(request) && `${own.forwarder}:${own.from}`.toLowerCase() === place) nonces.push(BigInt(own.nonce) + 1n)
-      }
-      nonce = nonces.reduce((most, next) => (next > most ? next : most))
-    }
-    this.#nonces.set(place, BigInt(nonce) + 1n)
-    const end = Math.floor((Date.now() + (withinMs ?? DEFAULT_WITHIN_MS)) / 1_000) + DEADLINE_MARGIN_S
-    const request: ForwardRequest = { from, to, value, gas, nonce: String(nonce), deadline: wanted.deadline ?? end, data }
-    return {
-      id: forwardDigest(domain, request),
-      domain,
-      request,
-      typedData: forwardTypedData(domain, request),
-      ...(withinMs === undefined ? {} : { withinMs }),
-      ...(maxCost === undefined ? {} : { maxCost }),
-    }
+    return unsigned(domain, from, wanted)
   }
 
-  /** Lets a wallet sign a request, and checks that it did. A user who declines leaves the nonce free. */
-  async sign(wallet: Wallet, unsigned: PageUnsigned): Promise<PageSigned> {
-    try {
-      const signature = await wallet.signTypedData(unsigned.typedData)
-      return { ...unsigned, signature: checkedSignature(unsigned.domain, unsigned.request, signature) }
-    } catch (error) {
-      this.#release(unsigned)
-      throw error
-    }
+  /**
+   * Lets a wallet sign a request, and checks that it did. The request gets its nonce now, unless it has one: the first that
+   * no other request holds, by the node, and by all pages of this origin. It is free again if the wallet declines, or has not
+   * answered after ten minutes (`no_signature`).
+   */
+  sign(wallet: Wallet, unsigned: PageUnsigned): Promise<PageSigned> {
+    return this.#signing.sign(wallet, unsigned)
+  }
+
+  /** Frees the nonce of a signed request that will not be submitted. */
+  discard({ id }: PageSigned): void {
+    this.#signing.discard(id)
   }
 
   /** Queues a signed request. Resolves when it is durable; {@link follow} it from there. */
-  async submit({ domain, request, signature, withinMs, maxCost }: PageSigned): Promise<PageRequest> {
-    const admitted = this.#driver.admit((machine, open) =>
-      machine.admitForward(Date.now(), domain, request, signature, limits(open, withinMs, maxCost)),
-    )
-    const taken = await this.#driver.enqueue(admitted)
-    // From here on the queue knows the nonce.
-    this.#release({ domain, request })
-    return taken
+  async submit({ id, domain, request, signature, withinMs, maxCost }: PageSigned): Promise<PageRequest> {
+    try {
+      const limits = { withinMs, maxCost }
+      const admitted = this.#driver.admit((machine, open) =>
+        machine.admitForward(Date.now(), domain, request, signature, { ...limits, open }),
+      )
+      return await this.#driver.enqueue(admitted)
+    } finally {
+      // Storage shows that it has the nonce, or it has none.
+      this.#signing.discard(id)
+    }
   }
 
   /** Prepares, signs and queues. */
@@ -231,9 +188,7 @@ export class PageRelay {
   /** Queues a call of the session key itself, which travels alone: the target sees the session key's address. */
   async call({ to, data = '0x', gas = DEFAULT_GAS, value = 0, withinMs, maxCost, salt }: PageCallAsk): Promise<PageRequest> {
     const call = { to, data, gas, value, salt: salt ?? crypto.randomUUID() }
-    const admitted: Admitted = this.#driver.admit((machine, open) =>
-      machine.admitCall(Date.now(), call, limits(open, withinMs, maxCost)),
-    )
+    const admitted = this.#driver.admit((machine, open) => machine.admitCall(Date.now(), call, { withinMs, maxCost, open }))
     return this.#driver.enqueue(admitted)
   }
 
@@ -242,19 +197,15 @@ export class PageRelay {
    * `busy` while requests have not ended. `leave` stays behind in any case.
    */
   async withdraw(to: string, { leave, withinMs }: { leave?: Quantity; withinMs?: number } = {}): Promise<PageRequest> {
-    if (this.requests().some((request) => !isEnd(request))) {
-      throw new SlackwaterError('busy', 'requests have not ended; they may need what would be withdrawn')
-    }
-    const block = (await this.#ask('eth_getBlockByNumber', ['latest', false])) as { baseFeePerGas?: string } | null
-    const tip = await this.#ask('eth_maxPriorityFeePerGas').then((fee) => BigInt(fee as string), () => 1_000_000_000n)
-    const maxFee = BigInt(block?.baseFeePerGas ?? 0) * 3n + tip
-    // As a transaction with this call is built: intrinsic gas, the call's, and what EIP-150 keeps back.
-    const gasLimit = 21_000n + BigInt(WITHDRAW_GAS) + BigInt(Math.ceil(WITHDRAW_GAS / 63))
-    const kept = BigInt(leave ?? (this.#options.chain.l1FeeOracle ? L1_RESERVE : 0n))
-    const balance = await this.balance()
-    const value = balance - kept - maxFee * gasLimit
-    if (value <= 0n) throw new SlackwaterError('nothing_to_withdraw', `${balance} wei do not pay for the transaction`)
-    return this.call({ to, value, gas: WITHDRAW_GAS, maxCost: balance, ...(withinMs === undefined ? {} : { withinMs }) })
+    const [block, tip, balance] = await Promise.all([
+      this.#ask('eth_getBlockByNumber', ['latest', false]) as Promise<{ baseFeePerGas?: string } | null>,
+      this.#ask('eth_maxPriorityFeePerGas').catch(() => undefined) as Promise<string | undefined>,
+      this.balance(),
+    ])
+    const found = this.#driver.admit((machine, open) =>
+      machine.withdrawal({ balance, leave, baseFee: block?.baseFeePerGas, tip, open }),
+    )
+    return this.call({ to, ...found, ...(withinMs === undefined ? {} : { withinMs }) })
   }
 
   /** A request; `undefined` for one that is not known (any more). */
@@ -290,7 +241,7 @@ export class PageRelay {
         told = now
         yield request
       }
-      if (isEnd(request) || (toInclusion && request.status === 'included')) return
+      if (isEnd(request.status) || (toInclusion && request.status === 'included')) return
       // A change during the pause of `yield` has settled it already.
       await next(signal)
     }
@@ -304,10 +255,6 @@ export class PageRelay {
     return last
   }
 
-  #release({ domain, request }: { domain: ForwarderDomain; request: ForwardRequest }): void {
-    this.#nonces.delete(`${domain.verifyingContract}:${request.from}`.toLowerCase())
-  }
-
   #ask(method: string, params: readonly unknown[] = []): Promise<unknown> {
     return ask(this.#options.provider, method, params)
   }
@@ -316,9 +263,3 @@ export class PageRelay {
     return this.#ask(method, params)
   }
 }
-
-const limits = (open: number, withinMs?: number, maxCost?: Quantity) => ({
-  open,
-  ...(withinMs === undefined ? {} : { withinMs }),
-  ...(maxCost === undefined ? {} : { maxCost }),
-})

@@ -74,6 +74,49 @@ test('works in a web worker', async () => {
   await page.close()
 })
 
+test('two tabs: each sees what the other holds, and what a closed one held is free', async () => {
+  const { generatePrivateKey, privateKeyToAccount } = await import('viem/accounts')
+  const account = privateKeyToAccount(generatePrivateKey())
+  const open = async () => {
+    const page = await plainPage()
+    await page.exposeFunction('signWithKey', (typed) => account.signTypedData(typed))
+    await page.evaluate(async (from) => {
+      const { Slackwater } = window.slackwater
+      const provider = { request: async () => `0x${'00'.repeat(32)}` }
+      const client = await Slackwater.open({ url: 'http://127.0.0.1:9', provider })
+      const domain = { name: 'Slackwater', chainId: 31_337, verifyingContract: `0x${'f0'.repeat(20)}` }
+      const signTypedData = ({ domain, types: { ForwardRequest }, ...rest }) => window.signWithKey({ domain, types: { ForwardRequest }, ...rest })
+      const deadline = Math.floor(Date.now() / 1_000) + 600
+      const sign = (answer) => client.sign({ signTypedData: answer ?? signTypedData }, { domain, request: { from, to: from, gas: 50_000, deadline } })
+      Object.assign(window, { client, sign })
+    }, account.address)
+    return page
+  }
+  const sign = (page) => page.evaluate(async () => (await window.sign()).request.nonce)
+  const [one, two] = [await open(), await open()]
+  const nonces = await Promise.all([one, two, one, two].map(sign))
+  assert.deepEqual(nonces.sort(), ['0', '1', '2', '3'])
+  // A prompt that is open, and a request that is in the outbox: that one stays when the tab is gone.
+  await one.evaluate(() => new Promise((asked) => void window.sign(() => (asked(), new Promise(() => undefined))).catch(() => undefined)))
+  const waiting = await two.evaluate(async () => {
+    const signed = await window.sign()
+    window.client.enqueue(signed)
+    return signed.request.nonce
+  })
+  assert.equal(waiting, '5')
+  await two.evaluate(async () => {
+    const stored = async () => (await navigator.locks.query()).held.every(({ name }) => !name.endsWith(':5'))
+    while (!(await stored())) await new Promise((resolve) => setTimeout(resolve, 10))
+  })
+  await two.close()
+  await one.close()
+  const three = await open()
+  const later = []
+  for (let index = 0; index < 6; index++) later.push(await sign(three))
+  assert.deepEqual(later, ['0', '1', '2', '3', '4', '6'])
+  await three.close()
+})
+
 const appUrl = (extra = {}) => {
   const { url, guestbook, chainId, forwarder } = world.ready
   return `${pages.url}/app/?${new URLSearchParams({ relayer: url, rpc: world.chain.url, forwarder, guestbook, chain: chainId, depth: 1, identity: world.ready.relayer, ...extra })}`

@@ -6,8 +6,9 @@ import { test } from 'node:test'
 import { Worker } from 'node:worker_threads'
 import 'fake-indexeddb/auto'
 import * as slackwater from 'slackwater'
+import { generatePrivateKey, privateKeyToAccount } from 'viem/accounts'
 import { checkVectors } from './vectors.mjs'
-import { PACKAGE, vectors } from './world.mjs'
+import { PACKAGE, eventually, vectors } from './world.mjs'
 
 await slackwater.init()
 
@@ -165,37 +166,75 @@ test('the shipped prior forecasts where the protocol ties one fee to the next', 
   assert.throws(() => new slackwater.Forecaster({ prior: text.slice(0, text.length / 2) }), { code: 'invalid_model' })
 })
 
-test('nonces: the first free one, over reloads', async () => {
-  const { Nonces } = await import(`${PACKAGE}/dist/nonces.js`)
-  const store = new Map()
-  const make = (now) => {
-    const made = new Nonces((key, record) => store.set(key, record), (key) => store.delete(key))
-    assert.deepEqual(made.load(now, [...store, ['a key', 'a record']]), [['a key', 'a record']], 'what is not its own')
-    return made
+test('nonces: each request has its own from its signature on, and the first free one is next', async () => {
+  const account = privateKeyToAccount(generatePrivateKey())
+  const from = account.address
+  const domain = { name: 'Slackwater', chainId: 31_337, verifyingContract: `0x${'f0'.repeat(20)}` }
+  const provider = { request: async () => `0x${'00'.repeat(32)}` }
+  const make = (storage = slackwater.memoryStorage()) => slackwater.Slackwater.open({ url: 'http://127.0.0.1:9', provider, storage })
+  const unsigned = (extra = {}) => ({ domain, request: { from, to: domain.verifyingContract, gas: 50_000, deadline: Math.floor(Date.now() / 1_000) + 600, ...extra } })
+  const wallet = (answer = () => undefined) => ({ address: async () => from, signTypedData: async (typed) => (await answer()) ?? slackwater.fromViem(account).signTypedData(typed) })
+  const nonces = (signed) => signed.map(({ request }) => request.nonce)
+  const storage = slackwater.memoryStorage()
+  const [one, two] = [await make(storage), await make(storage)]
+  const next = async (client) => {
+    const signed = await client.sign(wallet(), unsigned())
+    client.discard(signed)
+    return signed.request.nonce
   }
-  const user = { chainId: 31_337, forwarder: `0x${'Ab'.repeat(20)}`, from: `0x${'cD'.repeat(20)}` }
-  let nonces = make(0)
-  const next = (onChain, now) => Number(nonces.next(user, BigInt(onChain), now))
-  assert.equal(next(7, 0), 7)
-  nonces.hold({ user, nonce: 0n }, Infinity)
-  nonces.hold({ user, nonce: '1' }, 50)
-  assert.deepEqual([next(0, 10), next(0, 60)], [2, 1], 'a hold ends with its time')
-  nonces.keep({ user, nonce: '0' }, 100, '0xid')
-  nonces.free({ user, nonce: 0 })
-  assert.equal(next(0, 60), 1, 'what was accepted is not free')
-  nonces = make(60)
-  assert.equal(Number(nonces.next({ ...user, chainId: '31337', from: user.from.toLowerCase() }, 0n, 60)), 1, 'after a reload')
-  nonces.told('0xid', 'included', 60)
-  assert.equal(store.size, 1)
-  nonces.told('0xid', 'finalized', 60)
-  assert.equal(store.size, 0)
-  assert.deepEqual([next(0, 60), next(1, 60)], [1, 1], 'used, though the node may not know yet')
-  nonces.keep({ user, nonce: 1 }, 100, 'b')
-  nonces.told('b', 'expired', 60)
-  assert.deepEqual([next(1, 60), store.size], [1, 0], 'not used')
-  nonces.keep({ user, nonce: 1 }, 100, 'c')
-  nonces = make(101)
-  assert.deepEqual([next(1, 101), store.size], [1, 0], 'long ago')
+  // Six clicks at once, at two clients of the page, with a wallet that takes its time.
+  const slow = wallet(() => new Promise((resolve) => setTimeout(resolve, 50 * Math.random())))
+  const signed = await Promise.all([0, 1, 2, 3, 4, 5].map((index) => (index % 2 ? one : two).sign(slow, unsigned())))
+  assert.deepEqual(nonces(signed).sort(), ['0', '1', '2', '3', '4', '5'])
+  assert.equal(new Set(signed.map(({ id }) => id)).size, 6)
+  const place = (nonce) => signed.find(({ request }) => request.nonce === nonce)
+  const own = (nonce) => (signed.indexOf(place(nonce)) % 2 ? one : two)
+  own('2').discard(place('2'))
+  assert.deepEqual([await next(one), await next(two)], ['2', '2'], 'the one in the middle')
+  // What fails gives its nonce back.
+  const declining = wallet(() => Promise.reject(new Error('no, thank you')))
+  await assert.rejects(one.sign(declining, unsigned()), { message: 'no, thank you' })
+  for (const wrong of [{ to: 'vitalik.eth' }, { gas: 0 }, { value: -1 }, { data: '0x1' }, { deadline: 2 ** 49 }]) {
+    await assert.rejects(one.sign(wallet(), unsigned(wrong)), { code: 'invalid_argument' })
+  }
+  for (const [limits, code] of [[{ withinMs: 0 }, 'outbox_refused'], [{ maxCost: '1 gwei' }, 'invalid_argument']]) {
+    assert.throws(() => one.enqueue({ ...place('2'), ...limits }), { code })
+    const refused = await one.sign(wallet(), { ...unsigned(), ...limits })
+    assert.equal(refused.request.nonce, '2')
+    assert.throws(() => one.enqueue(refused), { code })
+  }
+  assert.equal(await next(one), '2')
+  // Of two prompts the first is declined: the second was not behind it.
+  let decline
+  const asked = one.sign(wallet(() => new Promise((_, reject) => (decline = () => reject(new Error('declined'))))), unsigned())
+  await eventually('it is asked', () => decline)
+  const second = await two.sign(wallet(), unsigned())
+  decline()
+  await assert.rejects(asked, { message: 'declined' })
+  assert.deepEqual([second.request.nonce, await next(one)], ['6', '2'])
+  // One that never answers is not waited for longer than the chain would take its request: it does not any more.
+  const silent = wallet(() => new Promise(() => undefined))
+  await assert.rejects(one.sign(silent, unsigned({ deadline: Math.floor(Date.now() / 1_000) - 60 })), { code: 'no_signature' })
+  await assert.rejects(one.sign({ signTypedData: () => assert.fail('at once') }, unsigned()), { message: 'at once' })
+  // A named nonce is taken as it is, even from another: in one client, and in two.
+  for (const client of [own('4'), own('4') === one ? two : one]) {
+    const named = await client.sign(wallet(), unsigned({ nonce: 4, data: '0x01' }))
+    assert.equal(named.request.nonce, '4')
+    client.discard(named)
+  }
+  assert.equal(await next(one), '2')
+  // What waits in storage holds its nonce for others, and over a reload; what was only signed goes with its page.
+  const { key } = own('0').enqueue(place('0'))
+  await eventually('stored', async () => (await storage.load()).length === 1)
+  const pending = one.sign(silent, unsigned())
+  const refused = assert.rejects(pending, { code: 'closed' })
+  for (const client of [one, two]) client.close()
+  await refused
+  await assert.rejects(one.sign(wallet(() => assert.fail('asked')), unsigned()), { code: 'closed' })
+  const [again, other] = [await make(storage), await make()]
+  assert.equal(again.resumed[0].key, key)
+  assert.deepEqual([await next(again), await next(other)], ['1', '0'], 'another storage knows nothing of it')
+  for (const client of [again, other]) client.close()
 })
 
 for (const [name, make] of [

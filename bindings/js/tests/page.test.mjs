@@ -63,6 +63,23 @@ test('several users travel in one transaction, each once', async () => {
   await relay.close()
 })
 
+test('one user, six requests at once from two pages: each has its own nonce', async () => {
+  const [storage, own] = [memoryStorage(), key()]
+  const pages = [await open({ storage, key: own }), await open({ storage, key: own, funds: 0n })]
+  const wallet = user()
+  const slow = { address: wallet.address, signTypedData: async (typed) => (await new Promise((resolve) => setTimeout(resolve, 300 * Math.random())), wallet.signTypedData(typed)) }
+  // What is declined, invalid or refused takes none.
+  const declining = { address: wallet.address, signTypedData: () => Promise.reject(new Error('no')) }
+  const failing = [[declining, {}], [wallet, { gas: 0 }], [wallet, { maxCost: 1 }], [wallet, { withinMs: 0 }], [wallet, { data: '0x1' }]]
+  for (const [signer, wrong] of failing) await assert.rejects(pages[0].send(signer, ask(wrong)))
+  const sent = await Promise.all([0, 1, 2, 3, 4, 5].map((index) => pages[index % 2].send(slow, ask({ withinMs: 120_000 }))))
+  assert.deepEqual(sent.map(({ place }) => place.nonce).sort(), ['0', '1', '2', '3', '4', '5'])
+  const ends = await Promise.all(sent.map(({ id }, index) => pages[index % 2].settled(id)))
+  assert.deepEqual(ends.map(({ status }) => status), Array(6).fill('finalized'))
+  assert.equal(await world.count(await wallet.address()), 6)
+  for (const page of pages) await page.close()
+})
+
 test('a poison item harms only itself', async () => {
   const relay = await open()
   const [good, bad] = [user(), user()]

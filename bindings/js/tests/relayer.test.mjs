@@ -23,6 +23,13 @@ const ask = (word = 'hello') => ({
   withinMs: 30_000,
 })
 
+/** The nonce that a request would get now. */
+async function nextNonce(slackwater, wallet) {
+  const signed = await slackwater.sign(wallet, await slackwater.prepare(await wallet.address(), ask()))
+  slackwater.discard(signed)
+  return signed.request.nonce
+}
+
 /** The least that an injected wallet does: answers two methods. */
 function injected(key) {
   const account = privateKeyToAccount(key)
@@ -107,15 +114,15 @@ test('what is accepted and not yet mined holds its nonce over a reload', async (
     const sent = await first.send(wallet, ask('first'))
     first.close()
     const again = await open({ storage })
-    const unsigned = await again.prepare(from, ask('second'))
-    assert.equal(unsigned.request.nonce, '1')
-    const second = await again.submit(await again.sign(wallet, unsigned))
+    const signed = await again.sign(wallet, await again.prepare(from, ask('second')))
+    assert.equal(signed.request.nonce, '1')
+    const second = await again.submit(signed)
     await world.rpc('evm_setIntervalMining', [1])
     const ends = await Promise.all([sent.accepted, second].map(({ id }) => again.settled(id)))
     assert.deepEqual(ends.map(({ status }) => status), ['finalized', 'finalized'])
     assert.equal(await world.count(from), 2)
     assert.deepEqual(await storage.load(), [], 'what has ended holds nothing')
-    assert.equal((await again.prepare(from, ask('third'))).request.nonce, '2')
+    assert.equal(await nextNonce(again, wallet), '2')
     again.close()
   } finally {
     await world.rpc('evm_setIntervalMining', [1])
@@ -142,11 +149,33 @@ test('what is waiting in the outbox holds its nonce over a reload', async () => 
   again.close()
 })
 
+test('of two devices one is refused, and signs with the next nonce', async () => {
+  const wallet = fromViem(privateKeyToAccount(generatePrivateKey()))
+  const devices = [await open(), await open()]
+  await world.rpc('evm_setIntervalMining', [0])
+  try {
+    const first = await devices[0].send(wallet, ask('one'))
+    // It does not see the other's outbox, and the chain does not know yet.
+    const unsigned = await devices[1].prepare(await wallet.address(), ask('other'))
+    const late = await devices[1].sign(wallet, unsigned)
+    assert.deepEqual([first.signed.request.nonce, late.request.nonce], ['0', '0'])
+    await assert.rejects(devices[1].submit(late), { code: 'nonce_conflict' })
+    const again = await devices[1].sign(wallet, unsigned)
+    assert.equal(again.request.nonce, '1')
+    const second = await devices[1].submit(again)
+    await world.rpc('evm_setIntervalMining', [1])
+    const ends = await Promise.all([devices[0].settled(first.accepted.id), devices[1].settled(second.id)])
+    assert.deepEqual(ends.map(({ status }) => status), ['finalized', 'finalized'])
+  } finally {
+    await world.rpc('evm_setIntervalMining', [1])
+    for (const device of devices) device.close()
+  }
+})
+
 test('a nonce that was not used is free again', async () => {
   const slackwater = await open()
   const wallet = fromViem(privateKeyToAccount(generatePrivateKey()))
   const from = await wallet.address()
-  const next = async () => (await slackwater.prepare(from, ask())).request.nonce
   const declining = { address: wallet.address, signTypedData: () => Promise.reject(new Error('no, thank you')) }
   await assert.rejects(slackwater.send(declining, ask()), { message: 'no, thank you' })
   // Refused: nobody relays that for one wei.
@@ -156,7 +185,7 @@ test('a nonce that was not used is free again', async () => {
   assert.equal(slackwater.withdraw(key), true)
   const { signed, accepted } = await slackwater.send(wallet, ask('used'))
   assert.equal(signed.request.nonce, '0')
-  assert.deepEqual([await next(), await next()], ['1', '2'], 'those that are prepared are held')
+  assert.deepEqual([await nextNonce(slackwater, wallet), await nextNonce(slackwater, wallet)], ['1', '1'])
   assert.equal((await slackwater.settled(accepted.id)).status, 'finalized')
   slackwater.close()
 })
@@ -235,12 +264,11 @@ test('a promise of a stranger is ambiguous, and holds its nonce', async () => {
   await world.rpc('evm_setIntervalMining', [0])
   try {
     await assert.rejects(slackwater.send(wallet, ask()), (error) => error.code === 'bad_promise' && error.isAmbiguous === true && /0x1212/i.test(error.message))
-    const nonces = async (each) => (await each.prepare(from, ask())).request.nonce
-    assert.equal(await nonces(slackwater), '1', 'it may be executed')
+    assert.equal(await nextNonce(slackwater, wallet), '1', 'it may be executed')
     slackwater.close()
     // Neither after a reload, until the chain takes it no more.
     const again = await open({ url, relayer: world.ready.relayer, storage })
-    assert.equal(await nonces(again), '1')
+    assert.equal(await nextNonce(again, wallet), '1')
     again.close()
   } finally {
     await world.rpc('evm_setIntervalMining', [1])

@@ -1,9 +1,12 @@
 //! Outbox of requests that must neither be lost nor sent twice.
 
+use std::time::Duration;
+
+use alloy_primitives::U256;
 use serde::Serialize;
 use slackwater::{
     client::{self, Addressee, Command, Enqueue, EntryView, IdempotencyKey, OutboxConfig, Submit},
-    request::RequestId,
+    request::{Forward, RequestId, Status},
 };
 use wasm_bindgen::prelude::{JsValue, wasm_bindgen};
 
@@ -13,8 +16,11 @@ use super::{
     transport_error,
 };
 use crate::{
-    interop::{Failure, parse, write},
-    scalar::{instant, number, request_id, whole},
+    interop::{Failure, read, write},
+    node::JsUnknown,
+    nonces,
+    request::{JsDomain, JsForward, bytes, read_forward},
+    scalar::{JsQuantity, Quantity, instant, number, request_id, whole},
 };
 
 #[wasm_bindgen]
@@ -72,6 +78,11 @@ fn key(text: &str) -> Result<IdempotencyKey, Failure> {
     Ok(IdempotencyKey::new(text)?)
 }
 
+/// Records of storage. No limit of size: it is the page's own.
+fn parsed(records: &str) -> Result<Vec<(String, String)>, Failure> {
+    serde_json::from_slice(records.as_bytes()).map_err(Failure::argument)
+}
+
 #[wasm_bindgen]
 impl Outbox {
     /// An empty outbox for the relayer at `url`. Each promise must be signed by one of `relayers`, unless that list is
@@ -82,7 +93,7 @@ impl Outbox {
     #[wasm_bindgen(constructor)]
     pub fn new(url: &str, relayers: &JsTexts) -> Result<Self, Failure> {
         let addressee = Addressee::new(url, identities(relayers)?);
-        Ok(Self { inner: client::Outbox::new(OutboxConfig::default()).addressed_to(addressee) })
+        Ok(Self { inner: client::Outbox::new(OutboxConfig::default()).addressed_to(addressee).counting_nonces() })
     }
 
     /// Loads the stored records, a JSON list of pairs of key and record: once, before any other call. Returns the keys
@@ -92,28 +103,86 @@ impl Outbox {
     /// # Errors
     /// `invalid_argument` if `records` is not such a list.
     pub fn load(&mut self, now: f64, records: &str) -> Result<JsLoad, Failure> {
-        // No limit of size: it is the page's own storage.
-        let records: Vec<(String, String)> = serde_json::from_slice(records.as_bytes()).map_err(Failure::argument)?;
-        let report = self.inner.load(instant(now), records);
+        let report = self.inner.load(instant(now), parsed(records)?);
         write(&LoadView { damaged: &report.damaged, foreign: &report.foreign })
     }
 
-    /// Adds a submission in the API's JSON, and returns its key. Idempotent: the same submission is the same entry.
+    /// Assigns a nonce to a request that is to be signed now, and returns it: the user's first free one, or its own if
+    /// `answer` is `undefined`. `answer` is the node's to `nonceCall`; `held` are names of nonces that others hold,
+    /// one per line; `records` is what storage holds now, as for [`Self::load`].
     ///
     /// # Errors
-    /// `invalid_argument`; `outbox_refused` if the outbox is full, or the request is too large or expired.
+    /// `invalid_argument`, `node_error`. Nothing is held.
+    pub fn assign(
+        &mut self,
+        now: f64,
+        domain: &JsDomain,
+        request: &JsForward,
+        answer: &JsUnknown,
+        held: &str,
+        records: &str,
+    ) -> Result<String, Failure> {
+        let elsewhere = self.inner.reload_nonces(instant(now), parsed(records)?);
+        nonces::assign(self.inner.nonces(), now, (domain, request), answer, held, elsewhere)
+    }
+
+    /// Time by which a request that is assigned now must be signed, Unix ms.
+    ///
+    /// # Errors
+    /// `invalid_argument`.
+    #[wasm_bindgen(js_name = signBy)]
+    pub fn sign_by(&mut self, now: f64, id: &str) -> Result<f64, Failure> {
+        Ok(number(self.inner.nonces().sign_by(instant(now), request_id(id)?)))
+    }
+
+    /// The request was signed, and holds its nonce on; or it will not be signed, or not submitted. False if it was, and
+    /// does not hold its nonce (any more).
+    ///
+    /// # Errors
+    /// `invalid_argument`.
+    pub fn signed(&mut self, now: f64, id: &str, is_signed: bool) -> Result<bool, Failure> {
+        nonces::signed(self.inner.nonces(), now, id, is_signed)
+    }
+
+    /// Passes in the status of an accepted request.
+    ///
+    /// # Errors
+    /// `invalid_argument`.
+    pub fn told(&mut self, now: f64, id: &str, status: &str) -> Result<(), Failure> {
+        if let Some(status) = Status::from_name(status) {
+            self.inner.nonces().told(instant(now), request_id(id)?, status);
+        }
+        Ok(())
+    }
+
+    /// Adds a signed request, and returns its key. Idempotent: the same submission is the same entry.
+    ///
+    /// # Errors
+    /// `invalid_argument`; `outbox_refused` if the outbox is full, or the request is too large or expired. A nonce that was
+    /// assigned to it is free.
     pub fn enqueue(
         &mut self,
         now: f64,
-        submission: &str,
-        expires_at: Option<f64>,
-        id: Option<String>,
+        domain: &JsDomain,
+        request: &JsForward,
+        signature: &str,
+        within_ms: Option<f64>,
+        max_cost: &JsQuantity,
     ) -> Result<String, Failure> {
-        parse::<serde::de::IgnoredAny>("submission", submission)?;
-        let submit = Submit::from_json(submission, None)?;
-        let id: Option<RequestId> = id.as_deref().map(request_id).transpose()?;
-        let enqueue = Enqueue { expires_at: expires_at.map(instant), request_id: id };
-        let taken = self.inner.enqueue(instant(now), &submit, enqueue);
+        let (domain, forward) = read_forward(domain, request)?;
+        let id = RequestId(domain.digest(&forward));
+        let submit = bytes("signature", signature).and_then(|signature| {
+            let mut submit = Submit::forward(domain.chain_id(), Forward { signature, ..forward });
+            if let Some(ms) = within_ms {
+                submit = submit.within(Duration::from_millis(whole(ms.ceil())));
+            }
+            if !max_cost.is_undefined() {
+                submit = submit.max_cost_wei(read::<Quantity<U256>>("maxCost", max_cost)?.0);
+            }
+            Ok(submit)
+        });
+        let submit = submit.inspect_err(|_| self.inner.nonces().free(id))?;
+        let taken = self.inner.enqueue(instant(now), &submit, Enqueue { request_id: Some(id), ..Enqueue::default() });
         taken.map(|key| key.to_string()).map_err(|error| Failure::new("outbox_refused", error))
     }
 
