@@ -425,8 +425,10 @@ mod tests {
                         }
                     }
                     Step::Clear => {
-                        (map.clear(), set.clear());
-                        (tree.clear(), tree_set.clear());
+                        map.clear();
+                        set.clear();
+                        tree.clear();
+                        tree_set.clear();
                     }
                 }
                 prop_assert!(map.iter().eq(&tree) && set.iter().eq(&tree_set));
