@@ -32,6 +32,7 @@ fn requests(count: usize, users: usize, now: Timestamp) -> Vec<Arc<VerifiedReque
         tenant: "default",
         chain_id: world.chain_id,
         forwarders: &forwarders,
+        tokens: &BTreeMap::new(),
         default_within: Duration::from_secs(60),
         default_expiry: Duration::from_secs(3_600),
         max_within: Duration::from_secs(86_400),

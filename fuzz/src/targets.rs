@@ -53,6 +53,7 @@ fn request(input: &[u8]) -> bool {
         tenant: "default",
         chain_id: 31_337,
         forwarders: &forwarders,
+        tokens: &BTreeMap::new(),
         default_within: Duration::from_secs(60),
         default_expiry: Duration::from_secs(3_600),
         max_within: Duration::from_secs(86_400),

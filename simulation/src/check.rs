@@ -109,7 +109,7 @@ impl World {
             return Some(*op);
         }
         let record = self.store.request(id)?;
-        let op = op_of(VerifiedRequest::from_stored(&record.payload).ok()?.data());
+        let op = op_of(&VerifiedRequest::from_stored(&record.payload).ok()?.data());
         self.checker.ops.insert(id, op);
         Some(op)
     }

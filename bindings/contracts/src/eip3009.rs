@@ -1,7 +1,7 @@
 //! EIP-3009: token transfers that the payer authorizes by a signature and anybody may submit.
 //!
-//! `receiveWithAuthorization` is left out on purpose: the token wants the payee itself as the caller, so that no relayer
-//! can submit it.
+//! The function `receiveWithAuthorization` is left out on purpose: the token wants the payee itself as the caller, so that no
+//! relayer can submit it.
 //!
 //! Sources: EIP-3009; Circle's `FiatTokenV2_2`, which adds the forms with `bytes`; OpenZeppelin's `draft-ERC3009.sol` and
 //! `ERC20TransferAuthorization.sol` (5.7).
@@ -33,6 +33,23 @@ sol! {
         uint256 validBefore;
         /// Any 32 bytes that the payer has not used. OpenZeppelin's `ERC20TransferAuthorization` counts the last 8 bytes
         /// up from 0 for each value of the first 24.
+        bytes32 nonce;
+    }
+
+    /// The message with which a payer lets the payee itself submit (EIP-712, in the token's domain).
+    #[derive(Debug, Default, PartialEq, Eq, Hash)]
+    struct ReceiveWithAuthorization {
+        /// The payer, who signs.
+        address from;
+        /// The payee: the only caller that the token takes.
+        address to;
+        /// Amount, in the token's smallest unit.
+        uint256 value;
+        /// Unix seconds; valid in blocks with a later timestamp (exclusive).
+        uint256 validAfter;
+        /// Unix seconds; valid in blocks with an earlier timestamp (exclusive).
+        uint256 validBefore;
+        /// Any 32 bytes that the payer has not used.
         bytes32 nonce;
     }
 

@@ -5,12 +5,13 @@ use pyo3::prelude::*;
 use slackwater::{
     Timestamp,
     client::{CallAsk, IdempotencyKey, Submit},
+    request::Authorization,
 };
 
 use crate::{
     error::{argument, client as client_error},
     forward::Forward,
-    value::{Uint, repr, span, text},
+    value::{Uint, hash, repr, span, text},
 };
 
 /// One request, ready to be sent.
@@ -21,7 +22,7 @@ pub(crate) struct Submission {
     pub(crate) id: Option<String>,
 }
 
-/// Applies the options that both kinds of requests share.
+/// Applies the options that all kinds of requests share.
 fn limits(
     mut submit: Submit,
     within: Option<f64>,
@@ -80,6 +81,39 @@ impl Submission {
         let value = value.map_or(U256::ZERO, |value| value.0);
         let ask = CallAsk { to: text("to", to)?, value, gas: gas.0, data: data.into(), any_sender };
         let submit = Submit::call(chain_id.0, ask, salt);
+        Ok(Self { inner: limits(submit, within, deadline, max_cost_wei, idempotency_key)?, id: None })
+    }
+
+    #[staticmethod]
+    #[pyo3(signature = (chain_id, token, *, payer, payee, value, valid_before, nonce, signature, valid_after=None,
+        within=None, deadline=None, max_cost_wei=None, idempotency_key=None))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
+    fn authorization(
+        chain_id: Uint<u64>,
+        token: &str,
+        payer: &str,
+        payee: &str,
+        value: Uint<U256>,
+        valid_before: Uint<U256>,
+        nonce: &[u8],
+        signature: Vec<u8>,
+        valid_after: Option<Uint<U256>>,
+        within: Option<f64>,
+        deadline: Option<Uint<u64>>,
+        max_cost_wei: Option<Uint<U256>>,
+        idempotency_key: Option<String>,
+    ) -> PyResult<Self> {
+        let authorization = Authorization {
+            token: text("token", token)?,
+            from: text("payer", payer)?,
+            to: text("payee", payee)?,
+            value: value.0,
+            valid_after: valid_after.map_or(U256::ZERO, |after| after.0),
+            valid_before: valid_before.0,
+            nonce: hash("nonce", nonce)?,
+            signature: signature.into(),
+        };
+        let submit = Submit::authorization(chain_id.0, authorization);
         Ok(Self { inner: limits(submit, within, deadline, max_cost_wei, idempotency_key)?, id: None })
     }
 

@@ -37,6 +37,21 @@ def test_digests_and_signatures(row: dict) -> None:
     assert {made.signature for made in [sw.sign(request, key), *by_eth_account]} == {signature}
 
 
+@pytest.mark.parametrize("row", vectors("eip3009"), ids=lambda row: row["title"])
+def test_authorizations(row: dict) -> None:
+    domain, message = row["domain"], row["message"]
+    numbers = {name: int(message[key]) for name, key in (("value", "value"), ("valid_after", "validAfter"), ("valid_before", "validBefore"))}
+    submission = sw.Submission.authorization(
+        int(domain["chainId"]), domain["verifyingContract"], payer=message["from"], payee=message["to"],
+        nonce=bytes.fromhex(message["nonce"][2:]), signature=bytes.fromhex(row["signature"][2:]), **numbers,
+    )
+    body = json.loads(submission.body)
+    assert (body["kind"], body["chainId"]) == ("authorization", int(domain["chainId"]))
+    content = {key: str(value).lower() for key, value in body["authorization"].items()}
+    expected = {key: str(value).lower() for key, value in message.items()}
+    assert content == {**expected, "token": domain["verifyingContract"].lower(), "signature": row["signature"].lower()}
+
+
 def test_next_base_fees() -> None:
     rows = vectors("fees")["eip1559_next_base_fee"]
     assert rows

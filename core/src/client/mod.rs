@@ -40,7 +40,7 @@ pub use submit::{CallAsk, IdempotencyKey, MAX_IDEMPOTENCY_KEY_BYTES, MAX_SUBMIT_
 
 pub use crate::wire::{
     Accepted, Attempt, Batch, Chain, ChainFees, ChainForecast as Forecast, Chains, Fees as OfferedFees, Forwarder,
-    Horizon, Named, Open, Promise as SignedPromise, Quote, RequestPage, RequestSummary, Slack, Wait,
+    Horizon, Named, Open, Promise as SignedPromise, Quote, RequestPage, RequestSummary, Slack, Token, Wait,
 };
 
 /// An event of a request, as it was read.

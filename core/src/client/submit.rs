@@ -9,7 +9,7 @@ use super::{api::span, error::ClientError, http::excerpt, verify::CLOCK_TOLERANC
 use crate::{
     chain::decimal,
     json,
-    request::{Call, Content, Deadline, Forward, RequestKind, Submission},
+    request::{Authorization, Call, Content, Deadline, Forward, RequestKind, Submission},
     time::Timestamp,
     wire::{self, Kind},
 };
@@ -118,6 +118,11 @@ impl Submit {
         Self { submission: Submission::forward(chain_id, forward), salt: Vec::new(), key: None }
     }
 
+    /// A token payment that the payer authorized (EIP-3009).
+    pub fn authorization(chain_id: u64, authorization: Authorization) -> Self {
+        Self { submission: Submission::authorization(chain_id, authorization), salt: Vec::new(), key: None }
+    }
+
     /// A call of the tenant's own. Equal calls with the same `salt` are one: give random bytes, or what names the
     /// business that this call belongs to.
     pub fn call(chain_id: u64, call: CallAsk, salt: &[u8]) -> Self {
@@ -219,15 +224,19 @@ impl Submit {
         }
         let body: wire::Submit<'_> = json::read(text.as_bytes())
             .map_err(|error| ClientError::invalid("request", excerpt(&error.to_string())))?;
-        let mut kind = match (body.kind, body.forward, body.call) {
-            (Kind::Forward, Some(forward), None) => RequestKind::from(Forward::from(forward)),
-            (Kind::Call, None, Some(call)) => {
+        let mut kind = match (body.kind, body.forward, body.call, body.authorization) {
+            (Kind::Authorization, None, None, Some(authorization)) => Authorization::from(authorization).into(),
+            (Kind::Forward, Some(forward), None, None) => RequestKind::from(Forward::from(forward)),
+            (Kind::Call, None, Some(call), None) => {
                 if u64::try_from(call.gas.0).is_err() {
                     return Err(ClientError::invalid("call", "gas is out of range"));
                 }
                 Call::from(call).into()
             }
-            _ => return Err(ClientError::invalid("kind", "`forward` or `call`, with the member of that name only")),
+            _ => {
+                let kinds = "`forward`, `call` or `authorization`, with the member of that name only";
+                return Err(ClientError::invalid("kind", kinds));
+            }
         };
         let deadline = match (body.within, body.deadline) {
             (Some(_), Some(_)) => return Err(ClientError::invalid("within", "excludes `deadline`")),

@@ -577,9 +577,13 @@ impl WorkingSet {
         }
         let is_anywhere = change.reach == Reach::Anywhere && batch.is_some() && to.is_terminal();
         let is_its_own = entry.record.batch == batch || is_anywhere;
-        // A queued request can't have been executed, unless it left a transaction early.
+        // A queued request can't have been executed, unless it left a transaction early, or by somebody else's.
+        let is_foreign = to == Status::Finalized && change.reason == Some(Reason::ExecutedElsewhere);
         let may = from.can_become(to)
-            && (from != Status::Queued || is_anywhere || !matches!(to, Status::Finalized | Status::Reverted));
+            && (from != Status::Queued
+                || is_anywhere
+                || is_foreign
+                || !matches!(to, Status::Finalized | Status::Reverted));
         if !is_its_own || to == Status::Batched || !may {
             let holder = entry.record.batch;
             tracing::warn!(%request, %from, %to, ?holder, by = ?batch, "change of a request skipped");

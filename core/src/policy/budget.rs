@@ -167,7 +167,7 @@ struct Parties {
 
 impl Parties {
     fn of(claim: &Claim, shares: BudgetShares) -> Self {
-        let signer = claim.signer().filter(|_| shares.signer_percent < 100);
+        let signer = claim.signer.filter(|_| shares.signer_percent < 100);
         Self { signer, target: (shares.target_percent < 100).then_some(claim.target) }
     }
 
@@ -272,7 +272,7 @@ impl BudgetBook {
     ) -> Result<(), BudgetError> {
         let wei = claim.wei;
         let limits = || {
-            let parties = shares.parties(claim.signer(), claim.target);
+            let parties = shares.parties(claim.signer, claim.target);
             let parties = parties.map(|(share, percent)| (share, percent_of(budget.limit_wei, percent)));
             std::iter::once((BudgetShare::Tenant, budget.limit_wei)).chain(parties)
         };
@@ -405,8 +405,10 @@ mod tests {
     }
 
     fn claim(id: RequestId, tenant: &str, chain_id: u64, wei: U256) -> Claim {
-        let sequence = Some((Address::ZERO, Address::repeat_byte(1), 0));
-        Claim { tenant: tenant.into(), id, chain_id, sequence, target: Address::repeat_byte(2), bytes: 0, wei }
+        let signer = Address::repeat_byte(1);
+        let sequence = Some((Address::ZERO, signer, 0));
+        let (signer, target) = (Some(signer), Address::repeat_byte(2));
+        Claim { tenant: tenant.into(), id, chain_id, sequence, signer, target, bytes: 0, wei }
     }
 
     /// The book, with everything by name.
@@ -454,6 +456,7 @@ mod tests {
         let mut book = BudgetBook::new();
         let of = |n: u64, signer: u8, wei: u64| Claim {
             sequence: Some((Address::ZERO, Address::repeat_byte(signer), n)),
+            signer: Some(Address::repeat_byte(signer)),
             ..claim(id(n), "a", 1, U256::from(wei))
         };
         let tenant: Arc<str> = "a".into();

@@ -17,6 +17,8 @@ pub struct Claim {
     pub chain_id: u64,
     /// Forwarder, signer and nonce; `None` for kinds without an order.
     pub sequence: Option<(Address, Address, u64)>,
+    /// The account that signed it; `None` for kinds that users don't sign.
+    pub signer: Option<Address>,
     /// Contract that is finally called.
     pub target: Address,
     /// Size of the calldata, bytes.
@@ -33,15 +35,11 @@ impl Claim {
             id: request.id(),
             chain_id: request.chain_id(),
             sequence: request.sequence(),
+            signer: request.signer(),
             target: request.target(),
             bytes: request.data().len() as u64,
             wei,
         }
-    }
-
-    /// The signer; `None` for kinds that users don't sign.
-    pub fn signer(&self) -> Option<Address> {
-        self.sequence.map(|(_, signer, _)| signer)
     }
 
     pub(super) fn line(&self) -> Option<(LineKey, u64)> {

@@ -338,7 +338,7 @@ impl OpenBook {
         if own.bytes.saturating_add(bytes) > policy.max_open_bytes {
             return Err(OpenError::TenantBytes { open: own.bytes, bytes, limit: policy.max_open_bytes });
         }
-        if let Some(signer) = claim.signer() {
+        if let Some(signer) = claim.signer {
             let open = self.signers.get(&(claim.tenant.clone(), signer)).copied().unwrap_or(0);
             if open >= policy.max_open_per_signer {
                 return Err(OpenError::Signer { signer, open, limit: policy.max_open_per_signer });
@@ -423,7 +423,7 @@ impl OpenBook {
             self.all.take(claim.bytes);
             own.take(claim.bytes);
         }
-        let Some(signer) = claim.signer() else { return };
+        let Some(signer) = claim.signer else { return };
         let key = (claim.tenant.clone(), signer);
         let open = self.signers.entry(key.clone()).or_default();
         *open = if is_more { open.saturating_add(1) } else { open.saturating_sub(1) };
@@ -539,6 +539,7 @@ mod tests {
             id,
             chain_id: 1,
             sequence: Some((Address::ZERO, Address::repeat_byte(signer), nonce)),
+            signer: Some(Address::repeat_byte(signer)),
             target: Address::repeat_byte(9),
             bytes: 10,
             wei: U256::from(1_000),

@@ -277,6 +277,7 @@ mod tests {
                 let (gas, salt) = (U256::from(gas), String::new());
                 json!({ "call": Call { to: TARGET, value, gas, data, any_sender: false, salt } })
             }
+            KindName::Authorization => unreachable!("it has no calldata of its own"),
         };
         let stored = json!({
             "id": B256::ZERO, "chainId": chain_id, "gas": gas, "nonce": 0, "deadline": 1,

@@ -32,12 +32,13 @@ pub use cluster::instances::{ConfigMismatch, InstanceConfig, compare as compare_
 pub use cluster::membership::ClusterConfig;
 pub use handle::api::{Relay, WaitFor};
 pub use handle::builder::RelayBuilder;
-pub use handle::config::{ChainSetup, ForwarderSetup, LedgerSetup, RelayConfig};
+pub use handle::config::{ChainSetup, DEFAULT_TRANSFER_GAS, ForwarderSetup, LedgerSetup, RelayConfig, TokenSetup};
 pub use handle::error::{BuildError, CancelError, PolicyError, SubmitError, WaitError};
 pub use handle::models::ModelError;
 pub use handle::setup::{SetupFault, call_problems};
 pub use handle::status::{
     Acceptance, BatchView, ChainHealth, ChainStatus, EndpointStatus, FeeSource, LaneStatus, Quote, SubmitItem,
+    TokenStatus,
 };
 pub use market::forecast::{ForecastView, ModelInfo, WaitQuote};
 #[cfg(feature = "fuzzing")]

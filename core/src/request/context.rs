@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use alloy_primitives::{Address, ChainId, U256};
 
-use super::{ForwarderDomain, SignatureError};
+use super::{ForwarderDomain, SignatureError, Token};
 
 /// Data about the chain and the caller that [`verify()`](super::verify()) needs.
 #[derive(Debug, Clone, Copy)]
@@ -15,6 +15,8 @@ pub struct VerifyContext<'a> {
     pub chain_id: ChainId,
     /// Forwarders whose code is known on this chain.
     pub forwarders: &'a BTreeMap<Address, ForwarderDomain>,
+    /// Tokens whose payments are made on this chain.
+    pub tokens: &'a BTreeMap<Address, Token>,
     /// Time to the promised inclusion if the caller names none (`request.default_within_ms`).
     pub default_within: Duration,
     /// Validity of a request without a time from the caller, as far as the signature allows
@@ -43,6 +45,27 @@ pub enum VerifyError {
     /// Not one of the configured forwarders (`chain.forwarders`).
     #[error("forwarder {0} is not served on this chain; add it to `forwarders` in the chain's configuration")]
     UnknownForwarder(Address),
+    /// Not one of the configured tokens (`chain.tokens`).
+    #[error("token {0} is not served on this chain; add it to `tokens` in the chain's configuration")]
+    UnknownToken(Address),
+    /// The payer signed `ReceiveWithAuthorization`, which a token takes from the payee only.
+    #[error(
+        "the payer signed ReceiveWithAuthorization, which the token takes from the payee only; a relayer needs \
+         TransferWithAuthorization"
+    )]
+    ReceiveAuthorization,
+    /// The time from which on the chain executes it leaves too little until its deadline.
+    #[error(
+        "it is valid from {from_ms} ms on, deadline {deadline_at_ms} ms, at least {guard_ms} ms are needed in between"
+    )]
+    NotValidInTime {
+        /// Earliest inclusion, Unix ms.
+        from_ms: u64,
+        /// The deadline that counts, Unix ms.
+        deadline_at_ms: u64,
+        /// The chain's guard time.
+        guard_ms: u64,
+    },
     /// The signature is malformed.
     #[error("invalid signature: {0}")]
     Signature(#[from] SignatureError),
@@ -98,7 +121,9 @@ impl VerifyError {
         match self {
             Self::WrongChain { .. } => "wrong_chain",
             Self::UnknownForwarder(_) => "unknown_forwarder",
-            Self::Signature(_) | Self::WrongSigner { .. } => "invalid_signature",
+            Self::UnknownToken(_) => "unknown_token",
+            Self::Signature(_) | Self::WrongSigner { .. } | Self::ReceiveAuthorization => "invalid_signature",
+            Self::NotValidInTime { .. } => "not_valid_in_time",
             Self::GasOutOfRange(_) | Self::ZeroGas => "gas_out_of_range",
             Self::NonceOutOfRange(_) => "nonce_out_of_range",
             Self::DeadlineOutOfRange(_) => "deadline_out_of_range",

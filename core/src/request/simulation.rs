@@ -222,8 +222,8 @@ pub(crate) fn heard(
         Verdict::Members(simulated) => {
             let used = simulated.iter().map(|member| member.gas_used).collect();
             let word = |(simulated, member): (MemberSimulation, &Arc<VerifiedRequest>)| match simulated.outcome {
-                // A failing call of its own failed in its target.
-                MemberOutcome::Untouched if !member.is_guarded() => Word::Reverts(simulated.detail),
+                // A failing call without order failed in its target.
+                MemberOutcome::Untouched if member.sequence().is_none() => Word::Reverts(simulated.detail),
                 outcome => Word::of(outcome),
             };
             (simulated.into_iter().zip(members).map(word).collect(), used, None)

@@ -107,7 +107,7 @@ impl fmt::Display for Status {
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident = $code:literal,)+) => {
-        /// Reason for a terminal status other than `finalized`, or for a return to the queue.
+        /// Reason for a terminal status, or for a return to the queue. None for what a transaction of ours has executed.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(rename_all = "snake_case")]
         #[non_exhaustive]
@@ -136,6 +136,9 @@ reasons! {
     InvalidOnChain = "invalid_on_chain",
     /// The user's nonce was consumed by another transaction, perhaps a foreign submission of this very request.
     NonceUsedElsewhere = "nonce_used_elsewhere",
+    /// A final transaction that is not ours made this payment: anybody may submit what the payer authorized. With
+    /// `finalized`, whose transaction it names.
+    ExecutedElsewhere = "executed_elsewhere",
     /// An earlier nonce of the same signer ended without being consumed, so this one can never execute.
     PredecessorFailed = "predecessor_failed",
     /// No transaction with it could land before its deadline.

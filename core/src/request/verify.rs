@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use alloy_primitives::{Address, Bytes, ChainId, U256};
 
-use super::{RequestId, RequestKind, VerifyContext, VerifyError, kind::Bounds};
+use super::{Payment, RequestId, RequestKind, VerifyContext, VerifyError, kind::Bounds};
 use crate::time::Timestamp;
 
 /// An unverified submission: a request of some kind with its deadline and ceiling.
@@ -149,9 +149,9 @@ impl VerifiedRequest {
         self.kind.value()
     }
 
-    /// Calldata for the target.
-    pub fn data(&self) -> &Bytes {
-        self.kind.data()
+    /// Calldata for the target; empty if it is an [`Self::outline`].
+    pub fn data(&self) -> Bytes {
+        if self.is_outline { Bytes::new() } else { self.kind.data() }
     }
 
     /// First four bytes of the calldata; `None` if it is shorter.
@@ -164,9 +164,31 @@ impl VerifiedRequest {
         self.kind.sequence().map(|(contract, user, _)| (contract, user, self.nonce))
     }
 
-    /// True if the chain executes it once at most, in whatever transaction: it may be planned anew before finality.
+    /// Place that only one live request may hold: its [`Self::sequence`], or the token, the payer, and 63 bits derived from the
+    /// payment's nonce. `None` for kinds without such a place, and for a payment whose signature only the chain can check.
+    pub fn slot(&self) -> Option<(Address, Address, u64)> {
+        debug_assert!(!self.is_outline, "its signature is not here");
+        self.sequence().or_else(|| self.kind.slot())
+    }
+
+    /// The account that signed it; `None` for kinds that users don't sign.
+    pub fn signer(&self) -> Option<Address> {
+        self.sequence().map(|(_, user, _)| user).or_else(|| self.payment().map(|payment| payment.from))
+    }
+
+    /// The token payment that it makes; `None` for kinds that make none.
+    pub fn payment(&self) -> Option<Payment> {
+        self.kind.payment()
+    }
+
+    /// Block timestamp, seconds, that the chain must have passed before it executes; `None` if the kind has none.
+    pub fn waits_for_s(&self) -> Option<u64> {
+        self.kind.waits_for_s()
+    }
+
+    /// True if the chain executes it once at most, in whatever transaction.
     pub fn is_guarded(&self) -> bool {
-        self.sequence().is_some()
+        self.sequence().is_some() || self.payment().is_some()
     }
 }
 
@@ -185,6 +207,7 @@ pub fn verify(
     if chain_id != context.chain_id {
         return Err(VerifyError::WrongChain { requested: chain_id, served: context.chain_id });
     }
+    let Bounds { gas, nonce, from, until } = kind.bounds(context)?;
     let (wanted, valid) = match deadline {
         Some(deadline) => {
             let deadline = match deadline {
@@ -195,13 +218,21 @@ pub fn verify(
             (deadline, deadline)
         }
         None => {
-            let promised = now.saturating_add(context.default_within);
-            (promised, now.saturating_add(context.default_expiry).max(promised))
+            let start = now.max(from);
+            check_far(start, context, now)?;
+            let promised = start.saturating_add(context.default_within);
+            (promised, start.saturating_add(context.default_expiry).max(promised))
         }
     };
-    let Bounds { gas, nonce, until } = kind.bounds(context)?;
     let deadline = wanted.min(until);
     check_near(deadline, context, now)?;
+    if from > now && from.saturating_add(context.guard) > deadline {
+        return Err(VerifyError::NotValidInTime {
+            from_ms: from.0,
+            deadline_at_ms: deadline.0,
+            guard_ms: crate::time::millis(context.guard),
+        });
+    }
     let id = kind.prove(context)?;
     let valid_until = valid.min(until);
     Ok(VerifiedRequest { id, chain_id, kind, gas, nonce, deadline, valid_until, max_cost_wei, is_outline: false })

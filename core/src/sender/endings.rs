@@ -144,6 +144,7 @@ impl<H: Host> Sender<H> {
         let is_taken = |id: &RequestId| !self.queue.is_waiting(*id) && Protection::HoldEntangled.is_on();
         self.held.extend(entangled.iter().copied().filter(is_taken));
         self.use_up(now, &entangled);
+        let free = self.set_payments_aside(free, to, reason, detail);
         let ended: Vec<_> = free.into_iter().map(|id| (id, reason)).collect();
         for ended in ended.chunks(MAX_AT_ONCE) {
             self.end(now, ended, to, detail);
@@ -170,23 +171,31 @@ impl<H: Host> Sender<H> {
     }
 
     /// Ends waiting requests; resolves to true once that is durable, false if it never will be.
-    fn end(
+    pub(crate) fn end(
         &mut self,
         now: Timestamp,
         ended: &[(RequestId, Reason)],
         to: Status,
         detail: Option<&str>,
     ) -> Option<WriteId> {
-        let mut changes = Vec::with_capacity(ended.len());
-        let mut costs = Vec::with_capacity(ended.len());
-        for (id, reason) in ended {
-            let Some(entry) = self.queue.remove(*id, false) else { continue };
+        let change = |(id, reason): &(RequestId, Reason)| {
+            let change = RequestChange::to(*id, to).because(*reason);
+            RequestChange { detail: detail.map(str::to_owned), ..change }
+        };
+        self.end_as(now, ended.iter().map(change).collect())
+    }
+
+    /// Ends waiting requests by these changes, as [`Self::end`].
+    pub(crate) fn end_as(&mut self, now: Timestamp, mut changes: Vec<RequestChange>) -> Option<WriteId> {
+        let mut costs = Vec::with_capacity(changes.len());
+        changes.retain(|change| {
+            let Some(entry) = self.queue.remove(change.id, false) else { return false };
             let counted_wei = entry.counted_wei(entry.spent_wei);
-            costs.push((entry.tenant, *id, counted_wei));
-            self.count_ended(to, Some(*reason), 1);
-            let mut change = RequestChange::to(*id, to).because(*reason);
-            change.detail = detail.map(str::to_owned);
-            changes.push(change);
+            costs.push((entry.tenant, change.id, counted_wei));
+            true
+        });
+        for change in &changes {
+            self.count_ended(change.to, change.reason, 1);
         }
         self.write(vec![Write::Requests { changes, at: now }], Vec::new(), costs)
     }

@@ -9,7 +9,7 @@ use crate::{
     chain::ChainSpec,
     ordered::{Map, Set},
     request::{
-        ForwarderDomain, VerifiedRequest,
+        ForwarderDomain, Token, VerifiedRequest,
         vehicle::{VehicleKey, VehicleParams},
     },
     sender::tuning::ChainTuning,
@@ -24,6 +24,8 @@ pub(crate) struct ChainFacts {
     pub(crate) tuning: ChainTuning,
     /// Signing domains of the forwarders.
     pub(crate) forwarders: Map<Address, ForwarderDomain>,
+    /// Tokens whose payments are made.
+    pub(crate) tokens: Map<Address, Token>,
     /// Forwarders with a known storage layout.
     pub(crate) known_forwarders: Set<Address>,
     /// Gas and size arithmetic; its sender is the first lane's, which changes neither.

@@ -20,7 +20,7 @@ use crate::{
     provenance::Decision,
     record::{AttemptRecord, Durable, Tracked, Write, WriteOutcome},
     request::{
-        BatchId, LaneId, Reason, RequestId, Status, VerifiedRequest, gate::Word, outcome::TxReceipt,
+        BatchId, LaneId, Payment, Reason, RequestId, Status, VerifiedRequest, gate::Word, outcome::TxReceipt,
         settlement::Culprit, simulation::Environment,
     },
     schedule::QueuedRequest,
@@ -142,6 +142,24 @@ pub(crate) struct Whole {
 /// A suspect's forwarder nonces: (user, lower bound at the final block, upper bound at the head); `None` without a majority.
 pub(crate) type Confirmed = (User, Option<u64>, Option<u64>);
 
+/// What the chain says about a payment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Paid {
+    /// Its nonce is unused at the head.
+    Unused,
+    /// A final transaction made it.
+    Made {
+        /// The transaction.
+        tx_hash: B256,
+        /// Its block.
+        block_number: u64,
+    },
+    /// Its nonce is used at the final block, but not by this payment: voided, or used for another one.
+    Otherwise,
+    /// Its nonce is used at the final block, and no majority could say by what.
+    Untold,
+}
+
 /// Something that happened.
 #[derive(Debug)]
 pub(crate) enum Input {
@@ -261,6 +279,8 @@ pub(crate) enum Input {
     Rechecked(Vec<(User, u64)>),
     /// Result of [`Command::ConfirmNonces`].
     Confirmed(Vec<Confirmed>),
+    /// Result of [`Command::FindPayments`]. Payments without an answer are left out: the next head asks again.
+    Payments(Vec<(RequestId, Paid)>),
     /// Result of [`Command::LookAtGaps`].
     Gaps(Vec<(User, u64)>),
 }
@@ -413,6 +433,13 @@ pub(crate) enum Command {
     ConfirmNonces {
         /// The suspects.
         users: Vec<User>,
+        /// Newest final block.
+        final_block: u64,
+    },
+    /// Read what became of payments, by a majority. Gives [`Input::Payments`].
+    FindPayments {
+        /// The payments.
+        payments: Vec<(RequestId, Payment)>,
         /// Newest final block.
         final_block: u64,
     },

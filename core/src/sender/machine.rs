@@ -100,6 +100,7 @@ impl<H: Host> Sender<H> {
             }
             Input::Rechecked(found) => self.learn_nonces(found),
             Input::Confirmed(found) => self.on_confirmed(now, found),
+            Input::Payments(found) => self.on_payments(now, found),
             Input::Gaps(found) => {
                 self.under_way.gaps = false;
                 for (user, _) in &found {
@@ -155,6 +156,7 @@ impl<H: Host> Sender<H> {
         }
         self.keep_canonical(facts.number, facts.final_block, &facts.canonical);
         self.release_held(now);
+        self.queue.ripen(facts.timestamp_s);
         if let Some(gas) = facts.gas_limit {
             self.pricing.block_gas_limit(gas);
         }
@@ -191,6 +193,7 @@ impl<H: Host> Sender<H> {
         self.look_at_left_out(now);
         self.fetch_again();
         self.confirm_suspects();
+        self.look_at_payments();
         if H::HAS_TENANTS {
             self.measure_paces(now);
         }
@@ -339,6 +342,7 @@ impl<H: Host> Sender<H> {
         self.held.clear();
         self.undecided.clear();
         self.suspects.clear();
+        self.unread.clear();
         self.uncertain.clear();
         self.withdrawn.clear();
         self.committing.clear();

@@ -30,6 +30,7 @@ mod input;
 mod lanes;
 mod machine;
 mod offers;
+mod payments;
 mod price;
 mod pricing;
 mod replan;
@@ -52,8 +53,8 @@ pub(crate) use flight::{Content, Flight, MemberSize, SenderLane, Stowed, without
 pub(crate) use foreign::{ForeignTransaction, Taken};
 pub(crate) use host::{Books, FeeView, ForecastRef, Host, Pending, Surroundings};
 pub(crate) use input::{
-    Account, Command, Confirmed, HeadFacts, Input, Inspection, LeftOut, Notice, SendReport, Simulation, User, Whole,
-    WriteId,
+    Account, Command, Confirmed, HeadFacts, Input, Inspection, LeftOut, Notice, Paid, SendReport, Simulation, User,
+    Whole, WriteId,
 };
 pub(crate) use price::Price;
 pub(crate) use pricing::{DoorLimits, Pricing};

@@ -286,6 +286,7 @@ impl<H: Host> Sender<H> {
             }
         }
         let LeftEarly { mut changes, mut costs_wei, mut ended, unbooked_wei } = early;
+        let mut unread = Vec::new();
         if let Some(bill) = bill.as_mut().filter(|_| !unbooked_wei.is_zero()) {
             bill.accounts.push(AccountEntry { account: CostAccount::Replan, tenant: None, wei: unbooked_wei });
         }
@@ -344,6 +345,11 @@ impl<H: Host> Sender<H> {
                     }
                 }
             };
+            if *outcome == MemberOutcome::Untouched && change.to.is_terminal() && member.payment().is_some() {
+                // Another transaction may have made the payment.
+                unread.push((request, change.to, change.reason.unwrap_or(Reason::BatchFailed)));
+                change = RequestChange::to(request, Status::Queued).because(Reason::BatchFailed);
+            }
             if let Some(receipt) = &receipt
                 && *outcome != MemberOutcome::Untouched
             {
@@ -394,6 +400,9 @@ impl<H: Host> Sender<H> {
         };
         let writes = std::iter::once(write).chain(self.target_changes()).collect();
         self.write(writes, decisions, costs_wei);
+        for (request, to, reason) in unread {
+            self.end_waiting(now, &[request], to, reason, None);
+        }
         for ((forwarder, signer), nonce) in nonces {
             self.learn_nonce(*forwarder, *signer, *nonce);
         }

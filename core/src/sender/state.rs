@@ -9,6 +9,7 @@ use super::{
     flight::SenderLane,
     host::{Host, Surroundings},
     input::{Command, Notice, User, WriteId},
+    payments::Unread,
     price::Price,
     pricing::Pricing,
     settlement::Waiting,
@@ -31,6 +32,7 @@ pub(crate) struct UnderWay {
     pub(crate) nonces: bool,
     pub(crate) gaps: bool,
     pub(crate) suspects: bool,
+    pub(crate) payments: bool,
     pub(crate) tip: bool,
 }
 
@@ -96,6 +98,8 @@ pub(crate) struct Sender<H: Host> {
     pub(crate) wary: u64,
     /// Users with waiting requests below their forwarder nonce, until that nonce is final.
     pub(crate) suspects: Set<User>,
+    /// Payments that are to end without a transaction of ours, until the chain says whether another one made them.
+    pub(crate) unread: Map<RequestId, Unread>,
     /// Calls that may have been executed without the ledger's knowledge: watched while in flight, never sent (again).
     pub(crate) uncertain: Set<RequestId>,
     /// Requests withdrawn on another instance while they are in a transaction or on the way into one.
@@ -167,6 +171,7 @@ impl<H: Host> Sender<H> {
             simulated: 0,
             wary: 0,
             suspects: Set::new(),
+            unread: Map::new(),
             uncertain,
             withdrawn: Set::new(),
             gaps_after: None,

@@ -16,9 +16,11 @@ pub use number::{Account, Count, Excerpt, HexBytes, Instant, Price, Span, Uint};
 pub use open::{Named, Open, OpenReason, OpenStatus};
 pub use operations::{
     Chain, ChainFees, ChainForecast, Chains, Change, CountRow, Counts, Endpoint, Forwarder, Horizon, Lane, Lanes,
-    LogHead, Model, ModelScores, Models, Pause, Pauses, Probe, Readiness, Reload, Slack, Source, Sources,
+    LogHead, Model, ModelScores, Models, Pause, Pauses, Probe, Readiness, Reload, Slack, Source, Sources, Token,
 };
-pub use requests::{Call, Forward, Kind, ModelVersion, PauseBody, QuoteRequest, Submit, SubmitBatch, WithdrawalBody};
+pub use requests::{
+    Authorization, Call, Forward, Kind, ModelVersion, PauseBody, QuoteRequest, Submit, SubmitBatch, WithdrawalBody,
+};
 pub use story::{
     Accepted, Attempt, Batch, BatchResult, BatchResults, Event, Fees, Problem, Promise, Quote, Request, RequestPage,
     RequestSummary, Wait,

@@ -23,6 +23,19 @@ wire! {
         pub name: String,
     }
 
+    /// A token whose payments are made (kind `authorization`).
+    #[derive(Eq)]
+    pub struct Token {
+        /// The contract.
+        pub address: Account,
+        /// `name` of its EIP-712 domain, as the relayer says. A wallet that does not trust it asks its own node.
+        pub name: String,
+        /// `version` of its EIP-712 domain.
+        pub version: String,
+        /// Gas that one payment may use, without the transaction's own: `gas` of a price question.
+        pub transfer_gas: u64,
+    }
+
     /// An RPC endpoint. Operators only.
     #[derive(Eq)]
     pub struct Endpoint {
@@ -82,6 +95,9 @@ wire! {
         pub inclusions_measured: u64,
         /// Forwarders that are served.
         pub forwarders: Vec<Forwarder>,
+        /// Tokens whose payments are made.
+        #[serde(default)]
+        pub tokens: Vec<Token>,
         /// Time since which too few endpoints tell what is final, Unix ms: nothing becomes final meanwhile. `null` if enough do.
         pub finality_stalled_since_ms: Option<u64> = required,
         /// Notes on the configuration: the cost of having one or two endpoints, for instance. For operators.

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use alloy_primitives::Bytes;
+use alloy_primitives::{B256, Bytes};
 use serde::Serialize;
 
 use super::{
@@ -57,6 +57,32 @@ wire! {
         pub any_sender: bool,
     }
 
+    /// A token payment that the payer authorized (EIP-3009 `transferWithAuthorization`; the payment of x402). Needs
+    /// `authorization` in the tenant's `kinds`.
+    #[derive(Eq)]
+    #[serde(deny_unknown_fields, expecting = "an authorization object")]
+    pub struct Authorization {
+        /// The token; one of the chain's `tokens`.
+        pub token: Account,
+        /// The payer, who signed.
+        pub from: Account,
+        /// The payee.
+        pub to: Account,
+        /// Amount, in the token's smallest unit.
+        pub value: Uint,
+        /// Unix seconds; valid in blocks with a later timestamp. Until then it waits. Default 0.
+        #[serde(default)]
+        pub valid_after: Uint,
+        /// Unix seconds; valid in blocks with an earlier timestamp.
+        pub valid_before: Uint,
+        /// 32 bytes that the payer uses once with this token.
+        #[cfg_attr(feature = "openapi", schema(value_type = String))]
+        pub nonce: B256,
+        /// 65 bytes `r ‖ s ‖ v` over the EIP-712 hash. Of another length: the signature of a payer with code (EIP-1271), which
+        /// only a simulation can check.
+        pub signature: HexBytes,
+    }
+
     /// One request to be relayed.
     #[derive(Eq)]
     #[serde(deny_unknown_fields, expecting = "a request object")]
@@ -71,6 +97,9 @@ wire! {
         /// For kind `call`.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub call: Option<Call>,
+        /// For kind `authorization`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub authorization: Option<Authorization>,
         /// Longest time it may take, from now. Not together with `deadline`.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub within: Option<Span>,
@@ -152,13 +181,16 @@ pub enum Kind {
     Forward,
     /// A trusted backend's own call; the content is in `call`.
     Call,
+    /// A token payment that the payer authorized; the content is in `authorization`.
+    Authorization,
 }
 
 // By hand: serde_json calls a number in an enum's place a syntax error.
 from_text! {
-    Kind, "`forward` or `call`", |name| match name {
+    Kind, "`forward`, `call` or `authorization`", |name| match name {
         "forward" => Ok(Kind::Forward),
         "call" => Ok(Kind::Call),
+        "authorization" => Ok(Kind::Authorization),
         other => Err(E::custom(format_args!("{}: expected {}", Excerpt(other), Self::EXPECTED))),
     }
 }
@@ -184,6 +216,36 @@ impl From<Call> for request::Call {
     fn from(body: Call) -> Self {
         let (to, value, gas, data) = (body.to.0, body.value.0, body.gas.0, body.data.0);
         Self { to, value, gas, data, any_sender: body.any_sender, salt: String::new() }
+    }
+}
+
+impl From<Authorization> for request::Authorization {
+    fn from(body: Authorization) -> Self {
+        Self {
+            token: body.token.0,
+            from: body.from.0,
+            to: body.to.0,
+            value: body.value.0,
+            valid_after: body.valid_after.0,
+            valid_before: body.valid_before.0,
+            nonce: body.nonce,
+            signature: body.signature.0,
+        }
+    }
+}
+
+impl From<request::Authorization> for Authorization {
+    fn from(authorization: request::Authorization) -> Self {
+        Self {
+            token: Account(authorization.token),
+            from: Account(authorization.from),
+            to: Account(authorization.to),
+            value: Uint(authorization.value),
+            valid_after: Uint(authorization.valid_after),
+            valid_before: Uint(authorization.valid_before),
+            nonce: authorization.nonce,
+            signature: HexBytes(authorization.signature),
+        }
     }
 }
 

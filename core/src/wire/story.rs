@@ -8,7 +8,7 @@ use super::{
     macros::wire,
     number::{Account, HexBytes, Price, Uint},
     open::{OpenReason, OpenStatus},
-    requests::{Call, Forward},
+    requests::{Authorization, Call, Forward},
 };
 use crate::{
     chain,
@@ -283,6 +283,9 @@ wire! {
         /// The content, for kind `call`.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub call: Option<Call>,
+        /// The content, for kind `authorization`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub authorization: Option<Authorization>,
         /// The caller's ceiling.
         pub max_cost_wei: Option<Uint> = required,
         /// Highest price of gas that the reservation covers.

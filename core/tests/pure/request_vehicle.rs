@@ -166,7 +166,7 @@ proptest! {
         for (sent, member) in decoded.calls.iter().zip(&members) {
             prop_assert!(!sent.allowFailure, "the receipt's status must speak for every member");
             prop_assert_eq!(
-                (sent.target, sent.value, &sent.callData), (member.target(), member.value(), member.data())
+                (sent.target, sent.value, sent.callData.clone()), (member.target(), member.value(), member.data())
             );
         }
         assert_bound(&params, VehicleKey::Multicall, &members);

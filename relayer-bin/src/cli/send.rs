@@ -2,7 +2,7 @@
 
 use std::{io::Read, path::PathBuf, time::Duration};
 
-use alloy_primitives::{Address, Bytes, U256};
+use alloy_primitives::{Address, B256, Bytes, U256};
 use clap::{Args, Subcommand};
 use reqwest::header;
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ use slackwater::{
         verify::{ForwarderCheck, ForwarderFault},
     },
     relay::IdentityKey,
-    request::{Forward, ForwarderDomain},
+    request::{Authorization, Forward, ForwarderDomain, TokenDomain},
     wire::{self, Accepted, Account, BatchResults, Chain, Chains, Count, HexBytes, Kind, Quote, Span, Submit, Uint},
 };
 
@@ -79,6 +79,48 @@ enum What {
         #[command(flatten)]
         common: Common,
     },
+    /// Build, sign and submit a token payment (EIP-3009).
+    Authorization {
+        #[command(flatten)]
+        payment: PaymentArgs,
+        /// Reference to the payer's key: `env:NAME`, `file:PATH` or `keystore:PATH,password=REF`.
+        #[arg(long, value_name = "REF")]
+        sign_key: String,
+        /// Print the signed body instead of submitting it.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+/// The payment to make.
+#[derive(Debug, Args)]
+struct PaymentArgs {
+    /// The token; one that the relayer serves.
+    #[arg(long, value_parser = address)]
+    token: Address,
+    /// The payee.
+    #[arg(long, value_parser = address)]
+    to: Address,
+    /// Amount, in the token's smallest unit.
+    #[arg(long, value_parser = wei)]
+    value: U256,
+    /// Unix seconds until which it waits.
+    #[arg(long, default_value_t = 0)]
+    valid_after: u64,
+    /// 32 bytes that the payer uses once with this token; otherwise random.
+    #[arg(long)]
+    nonce: Option<B256>,
+    /// Chain id; otherwise the only chain served.
+    #[arg(long)]
+    chain_id: Option<u64>,
+    /// Time until the deadline, such as `30s`. The signature is valid for two minutes more.
+    #[arg(long, default_value = "60s", value_parser = span)]
+    within: u64,
+    /// The most that it may cost, wei.
+    #[arg(long, value_parser = wei)]
+    max_cost: Option<U256>,
 }
 
 /// The call to make.
@@ -147,7 +189,7 @@ pub(super) async fn run(args: SendArgs) -> Result<(), CliError> {
         What::Call { content, any_sender, common } => {
             let client = Client::new(&common.relayer)?;
             let chain = chain(&client, content.chain_id).await?;
-            let mut body = envelope(&content, chain.chain_id, Kind::Call);
+            let mut body = envelope(chain.chain_id, Kind::Call, content.within, content.max_cost);
             body.call = Some(wire::Call {
                 to: Account(content.to),
                 value: Uint(content.value),
@@ -185,8 +227,42 @@ pub(super) async fn run(args: SendArgs) -> Result<(), CliError> {
                 signature: Bytes::new(),
             };
             forward.signature = key.sign(domain.digest(&forward));
-            let mut body = envelope(&content, chain_id, Kind::Forward);
+            let mut body = envelope(chain_id, Kind::Forward, content.within, content.max_cost);
             body.forward = Some(forward.into());
+            let body = json!(body).to_string();
+            if dry_run {
+                println!("{body}");
+                return Ok(());
+            }
+            submit(&client, body, &common).await
+        }
+        What::Authorization { payment, sign_key, dry_run, common } => {
+            let client = Client::new(&common.relayer)?;
+            let chain = chain(&client, payment.chain_id).await?;
+            let served = chain.tokens.iter().find(|token| token.address.0 == payment.token);
+            let served = served
+                .ok_or_else(|| CliError::usage(format!("the relayer does not serve the token {}", payment.token)))?;
+            // Another domain than the token's own makes the signature worthless, and nothing else.
+            let domain = TokenDomain::new(&served.name, &served.version, chain.chain_id, payment.token);
+            let key = sign_key_of(&sign_key)?;
+            let mut nonce = payment.nonce.unwrap_or_default();
+            if payment.nonce.is_none() {
+                getrandom::fill(nonce.as_mut_slice()).map_err(|error| CliError::failed(error.to_string()))?;
+            }
+            let now_s = jiff::Timestamp::now().as_second().unsigned_abs();
+            let mut authorization = Authorization {
+                token: payment.token,
+                from: key.address(),
+                to: payment.to,
+                value: payment.value,
+                valid_after: U256::from(payment.valid_after),
+                valid_before: U256::from(now_s + payment.within / 1_000 + SIGNED_MARGIN_S),
+                nonce,
+                signature: Bytes::new(),
+            };
+            authorization.signature = key.sign(domain.digest(&authorization));
+            let mut body = envelope(chain.chain_id, Kind::Authorization, payment.within, payment.max_cost);
+            body.authorization = Some(authorization.into());
             let body = json!(body).to_string();
             if dry_run {
                 println!("{body}");
@@ -208,15 +284,16 @@ fn read(file: &PathBuf) -> Result<String, CliError> {
     Ok(body)
 }
 
-fn envelope(content: &Content, chain_id: u64, kind: Kind) -> Submit<'static> {
+fn envelope(chain_id: u64, kind: Kind, within_ms: u64, max_cost: Option<U256>) -> Submit<'static> {
     Submit {
         chain_id: Count(chain_id),
         kind,
         forward: None,
         call: None,
-        within: Some(Span(content.within)),
+        authorization: None,
+        within: Some(Span(within_ms)),
         deadline: None,
-        max_cost: content.max_cost.map(Uint),
+        max_cost: max_cost.map(Uint),
         idempotency_key: None,
     }
 }

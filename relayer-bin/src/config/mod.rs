@@ -28,7 +28,7 @@ use slackwater::{
     policy::{OpenLimits, TenantPolicy},
     relay::{
         ChainSetup, ChainTuning, ClusterConfig, ForwarderSetup, IdentityKey, LocalSigner, Relay, RelayBuilder,
-        RpcEndpoint, call_problems,
+        RpcEndpoint, TokenSetup, call_problems,
     },
     tuning::keys,
 };
@@ -37,7 +37,7 @@ pub use layers::Origin;
 pub(crate) use plain::{hidden, looks_secret};
 pub use raw::{
     RawBoundSigner, RawBudget, RawChain, RawConfig, RawForwarder, RawIdentity, RawKey, RawKind, RawLedger, RawLog,
-    RawLogFormat, RawPageKey, RawRequest, RawRpc, RawScope, RawServer, RawSigner, RawTenant,
+    RawLogFormat, RawPageKey, RawRequest, RawRpc, RawScope, RawServer, RawSigner, RawTenant, RawToken,
 };
 pub use readers::{Exposed, Readers};
 pub use reference::{example, reference};
@@ -274,6 +274,8 @@ pub struct ChainConfig {
     pub signers: Vec<SignerConfig>,
     /// Forwarders to serve.
     pub forwarders: Vec<ForwarderSetup>,
+    /// Tokens whose payments are made.
+    pub tokens: Vec<TokenSetup>,
 }
 
 /// One tenant.
@@ -485,6 +487,7 @@ impl Config {
                 }
             }
             setup.forwarders.clone_from(&chain.forwarders);
+            setup.tokens.clone_from(&chain.tokens);
             // Only now can this be checked; the library's builder would refuse it too.
             for fault in setup.problems() {
                 fail(format!("chain.{index}.{}", fault.key), format!("{}; {}", fault.detail, fault.fix));

@@ -34,6 +34,9 @@ const PLAIN: &[&str] = &[
     "chain.0.name",
     "chain.0.rpc.0.name",
     "chain.0.forwarders.0.address",
+    "chain.0.tokens.0.address",
+    "chain.0.tokens.0.name",
+    "chain.0.tokens.0.version",
     "tenant.0.id",
 ];
 

@@ -202,6 +202,8 @@ pub struct RawChain {
     pub signers: Vec<RawSigner>,
     /// ERC-2771 forwarders to serve. None is fine for `call` requests.
     pub forwarders: Vec<RawForwarder>,
+    /// Tokens with EIP-3009 whose payments are made (kind `authorization`).
+    pub tokens: Vec<RawToken>,
     /// Facts of the chain that differ from the preset, or all of them without a preset; the keys are those of
     /// `core/presets/*.toml`.
     #[schemars(with = "Option<BTreeMap<String, serde_json::Value>>")]
@@ -334,6 +336,24 @@ pub struct RawForwarder {
     pub allow_unknown_code: Option<bool>,
 }
 
+/// A token with EIP-3009.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawToken {
+    /// The contract. Required.
+    pub address: Option<String>,
+    /// Name of its EIP-712 domain.
+    #[schemars(extend("x-default" = "as the token says"))]
+    pub name: Option<String>,
+    /// Version of its EIP-712 domain.
+    #[schemars(extend("x-default" = "as the token says"))]
+    pub version: Option<String>,
+    /// Gas that one payment may use, without the transaction's own. What a payment needs beyond it fails; all of it is
+    /// reserved.
+    #[schemars(range(min = 30_000, max = 10_000_000), extend("x-default" = "110000"))]
+    pub transfer_gas: Option<u64>,
+}
+
 /// A tenant: who asks, what for, and how much it may cost.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(default)]
@@ -349,7 +369,7 @@ pub struct RawTenant {
     /// and endpoints.
     #[schemars(extend("x-default" = "false"))]
     pub operator: Option<bool>,
-    /// Kinds of request that it may use: `forward`, `call`. `call` acts with the relayer's own account.
+    /// Kinds of request that it may use: `forward`, `call`, `authorization`. `call` acts with the relayer's own account.
     #[schemars(extend("x-default" = "[\"forward\"]"))]
     pub kinds: Option<Vec<RawKind>>,
     /// Named targets: chain id → contract → function selectors (`[]` is all). Everything else is closed, a chain that is not
@@ -429,6 +449,8 @@ pub enum RawKind {
     Forward,
     /// The tenant's own calls.
     Call,
+    /// Token payments that payers authorized (EIP-3009).
+    Authorization,
 }
 
 /// A budget.

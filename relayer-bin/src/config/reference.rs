@@ -26,8 +26,20 @@ const EXAMPLES: &[(&str, &str)] = &[
 const SECTIONS: &[&str] = &["server", "page_key", "ledger", "identity", "request", "log", "chain", "tenant"];
 
 /// Keys of the example in a better order than the alphabet's: these first.
-const FIRST: &[&str] =
-    &["preset", "id", "api_keys", "operator", "chain_id", "name", "rpc", "signers", "forwarders", "listen", "path"];
+const FIRST: &[&str] = &[
+    "preset",
+    "id",
+    "api_keys",
+    "operator",
+    "chain_id",
+    "name",
+    "rpc",
+    "signers",
+    "forwarders",
+    "tokens",
+    "listen",
+    "path",
+];
 
 fn description(schema: &Schema) -> String {
     schema.get("description").and_then(Schema::as_str).unwrap_or_default().replace('\n', " ")

@@ -92,11 +92,13 @@ codes! {
     "invalid_configuration" 422 "The configuration has errors" => "mend what the detail names; the old one is in force";
     "invalid_field" 422 "A field has a wrong value" => "mend `field`";
     "invalid_models" 422 "These models can't be used" => "import what `export` wrote, for the same chain";
-    "invalid_signature" 422 "The signature does not fit" => "check the EIP-712 domain (name, version, chain id, forwarder) and the nonce";
+    "invalid_signature" 422 "The signature does not fit" => "check the EIP-712 domain (name, version, chain id, contract) and the nonce";
     "nonce_out_of_range" 422 "The nonce is out of range" => "use the forwarder's `nonces(from)`";
     "nonce_too_far" 422 "The nonce is too far ahead" => "send the earlier nonces first";
     "nonce_used" 422 "The nonce is used" => "sign again with nonce `expected`";
+    "not_valid_in_time" 422 "It is not valid before its deadline" => "ask for a later deadline, or sign with an earlier `validAfter`";
     "unknown_forwarder" 422 "The forwarder is not served" => "use one of the chain's `forwarders` in `GET /v1/chains`";
+    "unknown_token" 422 "The token is not served" => "use one of the chain's `tokens` in `GET /v1/chains`";
     "wrong_chain" 422 "The chain is not served" => "use one of the chains in `GET /v1/chains`";
     "rate_limited" 429 "Too fast" => "come back after `Retry-After`";
     "too_many_open" 429 "Too many requests are open" => "come back after `Retry-After`; the detail names the limit";

@@ -37,6 +37,7 @@ mod money;
 mod node;
 mod page_keys;
 mod pauses;
+mod payments;
 mod poison;
 mod problems;
 mod reload;

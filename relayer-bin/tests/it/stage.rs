@@ -14,6 +14,7 @@ use slackwater_benches::{
     client::{RequestState, Submitted, is_terminal},
     proxy::{Fault, Rule},
     relayer::RelayerBuilder,
+    token::Token,
     wallet::{SignedRequest, batch_body},
 };
 
@@ -73,6 +74,7 @@ pub(crate) struct StageBuilder {
     spec: String,
     extra: String,
     tenants: Option<fn(&World) -> String>,
+    has_token: bool,
     environment: Vec<(&'static str, String)>,
     api_key: Option<String>,
 }
@@ -149,6 +151,12 @@ impl StageBuilder {
         self
     }
 
+    /// Circle's token, whose payments the relayer makes.
+    pub(crate) const fn token(mut self) -> Self {
+        self.has_token = true;
+        self
+    }
+
     /// A variable of the relayer's environment.
     pub(crate) fn env(mut self, name: &'static str, value: impl ToString) -> Self {
         self.environment.push((name, value.to_string()));
@@ -171,6 +179,10 @@ impl StageBuilder {
         };
         let anvil = node.spawn().await?;
         let world = World::deploy(anvil.node(), self.lanes).await?;
+        let token = match self.has_token {
+            true => Some(Token::deploy(anvil.node()).await?),
+            false => None,
+        };
         if self.pace == Pace::Manual {
             anvil.node().set_automine(false).await?;
         }
@@ -216,6 +228,9 @@ impl StageBuilder {
         }
         let block_time_ms = if self.pace == Pace::Second { 1_000 } else { 250 };
         builder = builder.chain_key("spec", format!("{{ block_time_ms = {block_time_ms}{} }}", self.spec));
+        if let Some(token) = &token {
+            builder = builder.chain_key("tokens", format!("[{{ address = \"{}\" }}]", token.address));
+        }
         for (key, value) in &self.chain {
             builder = builder.chain_key(key, value);
         }
@@ -237,8 +252,19 @@ impl StageBuilder {
             None => relayer.client().clone(),
         };
         let born = anvil.node().block_number().await?;
-        let mut stage =
-            Stage { relayer, client, proxy, forwarder, _detour: detour, world, anvil, seed, born, is_done: false };
+        let mut stage = Stage {
+            relayer,
+            client,
+            proxy,
+            forwarder,
+            _detour: detour,
+            world,
+            token,
+            anvil,
+            seed,
+            born,
+            is_done: false,
+        };
         stage.relayer.start().await?;
         Ok(stage)
     }
@@ -256,6 +282,7 @@ pub(crate) struct Stage {
     forwarder: Option<Forwarder>,
     _detour: Option<Proxy>,
     pub(crate) world: World,
+    token: Option<Token>,
     pub(crate) anvil: Anvil,
     /// Seed of all randomness.
     pub(crate) seed: u64,
@@ -279,6 +306,7 @@ impl Stage {
             spec: String::new(),
             extra: String::new(),
             tenants: None,
+            has_token: false,
             environment: Vec::new(),
             api_key: None,
         }
@@ -298,6 +326,10 @@ impl Stage {
 
     pub(crate) const fn forwarder(&self) -> &Forwarder {
         self.forwarder.as_ref().expect("this stage has no forwarder")
+    }
+
+    pub(crate) const fn token(&self) -> &Token {
+        self.token.as_ref().expect("this stage has no token")
     }
 
     /// The first sender account.

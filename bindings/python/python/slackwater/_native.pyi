@@ -86,6 +86,23 @@ class Submission:
         max_cost_wei: Optional[int] = None,
         idempotency_key: Optional[str] = None,
     ) -> Submission: ...
+    @staticmethod
+    def authorization(
+        chain_id: int,
+        token: str,
+        *,
+        payer: str,
+        payee: str,
+        value: int,
+        valid_before: int,
+        nonce: bytes,
+        signature: bytes,
+        valid_after: Optional[int] = None,
+        within: Optional[float] = None,
+        deadline: Optional[int] = None,
+        max_cost_wei: Optional[int] = None,
+        idempotency_key: Optional[str] = None,
+    ) -> Submission: ...
     @property
     def id(self) -> Optional[str]: ...
     @property

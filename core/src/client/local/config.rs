@@ -201,6 +201,7 @@ impl LocalConfig {
             spec,
             tuning,
             forwarders: Map::new(),
+            tokens: Map::new(),
             known_forwarders: Set::new(),
             params,
             default_within: self.default_within,

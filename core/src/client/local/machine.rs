@@ -128,6 +128,7 @@ impl LocalRelay {
             // Without several nodes and a ledger none of these comes, or none is of use.
             Command::SuggestTip
             | Command::ShowLeftOut { .. }
+            | Command::FindPayments { .. }
             | Command::ProveContracts { .. }
             | Command::Fetch { .. }
             | Command::NoncesRaised(_)

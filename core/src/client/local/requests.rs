@@ -152,6 +152,7 @@ impl LocalRelay {
             tenant: "",
             chain_id: config.chain_id,
             forwarders: &forwarders,
+            tokens: &BTreeMap::new(),
             default_within: config.default_within,
             // In a page a request expires at its deadline.
             default_expiry: config.default_within,

@@ -264,7 +264,9 @@ impl Refused {
                 VerifyError::Signature(_)
                     | VerifyError::WrongSigner { .. }
                     | VerifyError::WrongChain { .. }
+                    | VerifyError::ReceiveAuthorization
                     | VerifyError::UnknownForwarder(_)
+                    | VerifyError::UnknownToken(_)
             ) | SubmitError::IdempotencyKey { .. }
         )
     }
@@ -603,6 +605,7 @@ impl Admission {
             tenant: &tenant.policy.id,
             chain_id,
             forwarders: &chain.forwarders,
+            tokens: &chain.tokens,
             default_within: self.default_within,
             default_expiry: self.default_expiry,
             max_within: self.max_within,
@@ -890,7 +893,7 @@ impl Admission {
             tenant: tenant.policy.id.clone(),
             chain_id: item.chain.spec.chain_id,
             kind: item.request.kind_name(),
-            sequence: item.request.sequence(),
+            sequence: item.request.slot(),
             target: item.request.target(),
             deadline: item.request.deadline(),
             valid_until: item.request.valid_until(),
@@ -1045,7 +1048,7 @@ fn fresh_record(
         tenant: tenant.policy.id.clone(),
         chain_id: request.chain_id(),
         kind: request.kind_name().to_owned(),
-        sequence: request.sequence(),
+        sequence: request.slot(),
         target: request.target(),
         status: Status::Queued,
         reason: None,

@@ -496,6 +496,10 @@ impl ChainService {
                 async move |shared| work::confirm(&shared, users, final_block).await,
                 || Input::Confirmed(Vec::new()),
             ),
+            Command::FindPayments { payments, final_block } => self.ask(
+                async move |shared| work::find_payments(&shared, payments, final_block).await,
+                || Input::Payments(Vec::new()),
+            ),
             Command::LookAtGaps(users) => {
                 self.ask(async move |shared| work::look_at_gaps(&shared, users).await, || Input::Gaps(Vec::new()));
             }

@@ -16,7 +16,7 @@ use crate::{
     relay::{
         nodes::{
             contracts::contracts_among,
-            culprit, data_fee, foreign, pruned,
+            culprit, data_fee, foreign, payments, pruned,
             receipts::{self, says_the_same},
             simulate::{AgreedNonce, At, Question, agreed_nonces, forwarder_nonces, settled_nonces, simulate},
             spender::{self, Spender},
@@ -24,7 +24,7 @@ use crate::{
         start::restore::{newest_calldata, stored},
     },
     request::{
-        BatchId, RequestId, gate::Word, outcome::TxReceipt, receipt::RpcReceipt, simulation::Environment,
+        BatchId, Payment, RequestId, gate::Word, outcome::TxReceipt, receipt::RpcReceipt, simulation::Environment,
         vehicle::VehicleParams,
     },
     sender::{Candidate, Case, Confirmed, Input, Inspection, LeftOut, Simulation, User, Whole},
@@ -290,6 +290,19 @@ pub(in crate::relay) async fn confirm(shared: &ChainShared, users: Vec<User>, fi
         confirmed
     });
     Input::Confirmed(found.collect())
+}
+
+/// What became of payments, by a majority.
+pub(in crate::relay) async fn find_payments(
+    shared: &ChainShared,
+    payments: Vec<(RequestId, Payment)>,
+    final_block: u64,
+) -> Input {
+    let mut found = Vec::new();
+    for (id, payment) in payments {
+        found.extend(payments::find(shared, &payment, final_block).await.map(|paid| (id, paid)));
+    }
+    Input::Payments(found)
 }
 
 /// Next nonces of users with a gap, by a majority.

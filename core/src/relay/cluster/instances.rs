@@ -43,6 +43,9 @@ pub struct InstanceConfig {
 struct InstanceChain {
     senders: BTreeSet<Address>,
     forwarders: BTreeSet<Address>,
+    /// Absent in what an older version publishes.
+    #[serde(default)]
+    tokens: BTreeSet<Address>,
 }
 
 impl InstanceConfig {
@@ -51,7 +54,8 @@ impl InstanceConfig {
         let chain = |setup: &ChainSetup| {
             let senders = setup.signers.iter().map(LocalSigner::address).collect();
             let forwarders = setup.forwarders.iter().map(|forwarder| forwarder.address).collect();
-            (setup.spec.chain_id, InstanceChain { senders, forwarders })
+            let tokens = setup.tokens.iter().map(|token| token.address).collect();
+            (setup.spec.chain_id, InstanceChain { senders, forwarders, tokens })
         };
         Self { identity, chains: chains.iter().map(chain).collect(), tenants: BTreeMap::new() }
     }
@@ -74,6 +78,7 @@ impl InstanceConfig {
                 (Some(ours), Some(its)) => {
                     found.extend(missing(*chain_id, "signer of", &ours.senders, &its.senders));
                     found.extend(missing(*chain_id, "forwarder", &ours.forwarders, &its.forwarders));
+                    found.extend(missing(*chain_id, "token", &ours.tokens, &its.tokens));
                 }
                 (Some(_), None) => found.push(format!("it does not serve chain {chain_id}")),
                 (None, _) => found.push(format!("it serves chain {chain_id}, this instance does not")),
@@ -216,8 +221,11 @@ mod tests {
 
     fn told(identity: u8, senders: &[u8], tenant: &str) -> InstanceConfig {
         let address = |byte: u8| Address::repeat_byte(byte);
-        let chain =
-            InstanceChain { senders: senders.iter().copied().map(address).collect(), forwarders: BTreeSet::new() };
+        let chain = InstanceChain {
+            senders: senders.iter().copied().map(address).collect(),
+            forwarders: BTreeSet::new(),
+            tokens: BTreeSet::new(),
+        };
         InstanceConfig {
             identity: address(identity),
             chains: BTreeMap::from([(1, chain)]),

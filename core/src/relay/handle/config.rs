@@ -30,6 +30,8 @@ pub struct ChainSetup {
     pub signers: Vec<LocalSigner>,
     /// Forwarders to serve. Empty is fine for `call` requests only.
     pub forwarders: Vec<ForwarderSetup>,
+    /// Tokens with EIP-3009 whose payments are made. Empty if there are no `authorization` requests.
+    pub tokens: Vec<TokenSetup>,
     /// Tenants whose calls each sender makes; see [`Self::signer_for`].
     pub callers: BTreeMap<Address, BTreeSet<String>>,
     /// Limits and intervals.
@@ -45,6 +47,7 @@ impl ChainSetup {
             endpoints: Vec::new(),
             signers: Vec::new(),
             forwarders: Vec::new(),
+            tokens: Vec::new(),
             callers: BTreeMap::new(),
             tuning,
         }
@@ -81,6 +84,13 @@ impl ChainSetup {
         self
     }
 
+    /// Adds a token whose payments are made. Its EIP-712 domain is read from the chain.
+    #[must_use]
+    pub fn token(mut self, address: Address) -> Self {
+        self.tokens.push(TokenSetup::new(address));
+        self
+    }
+
     /// Replaces the tuning.
     #[must_use]
     pub fn tuning(mut self, tuning: ChainTuning) -> Self {
@@ -96,6 +106,29 @@ pub struct ForwarderSetup {
     pub address: Address,
     /// Serve it even if its code is not one of the known versions.
     pub allow_unknown_code: bool,
+}
+
+/// Default of [`TokenSetup::transfer_gas`]. Circle's `FiatTokenV2_2` uses up to 91 000, for a payee without balance.
+pub const DEFAULT_TRANSFER_GAS: u64 = 110_000;
+
+/// A token whose payments are made (EIP-3009).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenSetup {
+    /// The contract.
+    pub address: Address,
+    /// Name of its EIP-712 domain; `None` reads it from the chain.
+    pub name: Option<String>,
+    /// Version of its EIP-712 domain; `None` reads it from the chain.
+    pub version: Option<String>,
+    /// Gas that one payment may use, without the transaction's own.
+    pub transfer_gas: u64,
+}
+
+impl TokenSetup {
+    /// The token at `address`, with its domain from the chain and the default gas.
+    pub const fn new(address: Address) -> Self {
+        Self { address, name: None, version: None, transfer_gas: DEFAULT_TRANSFER_GAS }
+    }
 }
 
 /// Storage of the ledger.

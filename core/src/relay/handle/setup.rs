@@ -77,6 +77,15 @@ impl ChainSetup {
                 faults.push(SetupFault::new(key, format!("{} is listed twice", forwarder.address), "remove one"));
             }
         }
+        let mut tokens = BTreeSet::new();
+        for (index, token) in self.tokens.iter().enumerate() {
+            let key = format!("tokens.{index}.address");
+            if token.address == Address::ZERO {
+                faults.push(SetupFault::new(key, "is the zero address", "name the contract"));
+            } else if !tokens.insert(token.address) {
+                faults.push(SetupFault::new(key, format!("{} is listed twice", token.address), "remove one"));
+            }
+        }
         faults.extend(self.tuning_faults());
         faults
     }

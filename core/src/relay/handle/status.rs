@@ -138,6 +138,8 @@ pub struct ChainStatus {
     pub forwarders: Vec<Address>,
     /// Forwarder names (EIP-712 domain), same order.
     pub forwarder_names: Vec<String>,
+    /// Tokens whose payments are made.
+    pub tokens: Vec<TokenStatus>,
     /// Start of the period without a majority on the final block, Unix ms; nothing becomes final meanwhile. `None`
     /// while there is one.
     pub finality_stalled_since_ms: Option<u64>,
@@ -145,6 +147,19 @@ pub struct ChainStatus {
     pub warnings: Vec<String>,
     /// RPC endpoints.
     pub endpoints: Vec<EndpointStatus>,
+}
+
+/// A token whose payments are made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TokenStatus {
+    /// The contract.
+    pub address: Address,
+    /// Name of its EIP-712 domain; empty until the chain is reached.
+    pub name: String,
+    /// Version of its EIP-712 domain; empty until the chain is reached.
+    pub version: String,
+    /// Gas that one payment may use, without the transaction's own.
+    pub transfer_gas: u64,
 }
 
 /// One endpoint as a source of fees.

@@ -4,6 +4,7 @@ pub(in crate::relay) mod contracts;
 pub(in crate::relay) mod culprit;
 pub(in crate::relay) mod data_fee;
 pub(in crate::relay) mod foreign;
+pub(in crate::relay) mod payments;
 pub(in crate::relay) mod pruned;
 pub(in crate::relay) mod receipts;
 pub(in crate::relay) mod simulate;

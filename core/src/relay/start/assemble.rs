@@ -51,7 +51,7 @@ use crate::{
             api::{Inner, Relay},
             config::{ChainSetup, LedgerSetup, RelayConfig},
             error::BuildError,
-            status::{ChainHealth, ChainStatus, EndpointStatus},
+            status::{ChainHealth, ChainStatus, EndpointStatus, TokenStatus},
         },
         market::{
             forecast::ForecastService,
@@ -64,8 +64,9 @@ use crate::{
         nodes::data_fee,
         rpc::{RpcEndpoint, RpcError, RpcPool, standing::Place},
         signer::LocalSigner,
+        start::tokens,
     },
-    request::{ForwarderDomain, vehicle::VehicleParams},
+    request::{ForwarderDomain, Token, vehicle::VehicleParams},
     schedule::PercentileOutlook,
     sender::{ChainFacts, DoorLimits, Open, Pricing, Sender, Surroundings, tuning::TimingMode},
 };
@@ -466,6 +467,7 @@ fn awaited_status(setup: &ChainSetup, detail: String) -> ChainStatus {
         inclusions_measured: 0,
         forwarders: setup.forwarders.iter().map(|forwarder| forwarder.address).collect(),
         forwarder_names: setup.forwarders.iter().map(|_| String::new()).collect(),
+        tokens: setup.tokens.iter().map(tokens::unread).collect(),
         finality_stalled_since_ms: None,
         warnings: health::cost_of_few(setup.endpoints.len()).map(str::to_owned).into_iter().collect(),
         endpoints: setup.endpoints.iter().map(names).collect(),
@@ -578,6 +580,7 @@ struct CheckedChain {
     pool: RpcPool,
     forwarders: BTreeMap<Address, ForwarderDomain>,
     known_forwarders: BTreeSet<Address>,
+    tokens: Vec<(Token, TokenStatus)>,
     /// Address of Multicall3 if its known code is deployed.
     multicall3: Option<Address>,
     market: ChainMarket,
@@ -590,7 +593,7 @@ struct CheckedChain {
 }
 
 /// Reason for not serving a chain.
-enum StartFault {
+pub(super) enum StartFault {
     /// No node answers, or too few do; a retry may succeed.
     Away(BuildError),
     /// The chain differs from the configuration or from the ledger; an operator must decide.
@@ -728,6 +731,10 @@ async fn check_chain(setup: ChainSetup, known: KnownFinal) -> Result<CheckedChai
         }
         forwarders.insert(wanted.address, ForwarderDomain::new(domain.name, chain_id, wanted.address));
     }
+    let mut served = Vec::new();
+    for wanted in &setup.tokens {
+        served.push(tokens::check(&pool, wanted, chain_id, deadline).await?);
+    }
     let multicall3 = match setup.spec.multicall3 {
         None => None,
         Some(address) => {
@@ -762,12 +769,23 @@ async fn check_chain(setup: ChainSetup, known: KnownFinal) -> Result<CheckedChai
         None => None,
     };
     let is_counted = false;
-    Ok(CheckedChain { setup, pool, forwarders, known_forwarders, multicall3, market, head, data_fee, is_counted })
+    Ok(CheckedChain {
+        setup,
+        pool,
+        forwarders,
+        known_forwarders,
+        tokens: served,
+        multicall3,
+        market,
+        head,
+        data_fee,
+        is_counted,
+    })
 }
 
 /// Retries until a majority agrees or the deadline passes: one lost answer must not stop a start, nor one node that
 /// lags or lies.
-async fn ask<T: serde::de::DeserializeOwned + PartialEq>(
+pub(super) async fn ask<T: serde::de::DeserializeOwned + PartialEq>(
     pool: &RpcPool,
     method: &'static str,
     params: serde_json::Value,
@@ -792,8 +810,18 @@ async fn build_service(
     holder: Option<Arc<Mutex<String>>>,
     default_within: Duration,
 ) -> Result<(ChainService, Arc<ChainShared>, mpsc::Receiver<Message>), BuildError> {
-    let CheckedChain { setup, pool, forwarders, known_forwarders, multicall3, market, head, data_fee, is_counted } =
-        chain;
+    let CheckedChain {
+        setup,
+        pool,
+        forwarders,
+        known_forwarders,
+        tokens,
+        multicall3,
+        market,
+        head,
+        data_fee,
+        is_counted,
+    } = chain;
     let callers = tenants.callers(&setup);
     let ChainSetup { spec, signers, tuning, .. } = setup;
     let chain_id = spec.chain_id;
@@ -849,12 +877,14 @@ async fn build_service(
         inclusions_measured: pricing.measured() as u64,
         forwarders: forwarders.keys().copied().collect(),
         forwarder_names: forwarders.values().map(|domain| domain.name().to_owned()).collect(),
+        tokens: tokens.iter().map(|(_, status)| status.clone()).collect(),
         finality_stalled_since_ms: None,
         warnings: health::cost_of_few(pool.len()).map(str::to_owned).into_iter().collect(),
         endpoints: pool.status(),
     };
     let contracts_len = tuning.targets.max_records as u64;
-    let facts = Arc::new(ChainFacts { spec, tuning, forwarders, known_forwarders, params, default_within });
+    let tokens = tokens.into_iter().map(|(token, status)| (status.address, token)).collect();
+    let facts = Arc::new(ChainFacts { spec, tuning, forwarders, known_forwarders, tokens, params, default_within });
     let shared = Arc::new(ChainShared {
         facts: facts.clone(),
         pool,

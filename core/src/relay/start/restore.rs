@@ -68,8 +68,8 @@ async fn uncertain_through(ledger: &Arc<dyn Ledger>) -> Result<u64, LedgerError>
 }
 
 /// Calls among the open requests that may have been executed without the ledger's knowledge: those in a ledger restored
-/// from a backup, or all if a lane's account has sent more than the ledger knows. Requests with a user nonce are safe:
-/// the forwarder executes them once.
+/// from a backup, or all if a lane's account has sent more than the ledger knows. Requests with a user's nonce are safe:
+/// the chain executes them once.
 async fn find_uncertain(
     ledger: &Arc<dyn Ledger>,
     chain: &ChainShared,
@@ -77,7 +77,7 @@ async fn find_uncertain(
     open: &Unplaced,
 ) -> Result<BTreeSet<RequestId>, LedgerError> {
     let calls: Vec<&QueuedRequest> =
-        open.values().map(|opened| &*opened.entry).filter(|entry| entry.request.sequence().is_none()).collect();
+        open.values().map(|opened| &*opened.entry).filter(|entry| !entry.request.is_guarded()).collect();
     if calls.is_empty() {
         return Ok(BTreeSet::new());
     }

@@ -1,11 +1,25 @@
 //! `authorization`: a token payment that the payer authorized by a signature (EIP-3009).
 
-use alloy_primitives::{Address, B256, Bytes, ChainId, U256, keccak256};
-use alloy_sol_types::{Eip712Domain, SolCall, SolStruct};
+use alloy_primitives::{Address, B256, Bytes, ChainId, Log, U256, keccak256};
+use alloy_sol_types::{SolCall, SolStruct};
 use serde::{Deserialize, Serialize};
-use slackwater_contracts::eip3009::{IERC3009, IERC3009Bytes, TransferWithAuthorization};
+use slackwater_contracts::eip3009::{IERC3009, IERC3009Bytes, ReceiveWithAuthorization, TransferWithAuthorization};
 
-use crate::request::{RequestId, SignatureError, recover};
+use super::{
+    form::{Bounds, Inner, Kind, KindName},
+    key::VehicleKey,
+};
+use crate::{
+    chain::decimal,
+    request::{
+        Payment, RequestId, SignatureError, Token, TokenDomain, VerifyContext, VerifyError, outcome::MemberOutcome,
+        params::VehicleParams, recover,
+    },
+    time::Timestamp,
+};
+
+/// Last second that is counted with: as far as a forward's deadline goes.
+const LAST_SECOND: u64 = (1 << 48) - 1;
 
 /// A payment as authorized by its payer, with the signature. Not yet verified.
 ///
@@ -81,59 +95,173 @@ impl Authorization {
         };
         message.eip712_hash_struct()
     }
+
+    /// Hash of the same content as the message that only the payee may submit.
+    fn receive_struct_hash(&self) -> B256 {
+        let message = ReceiveWithAuthorization {
+            from: self.from,
+            to: self.to,
+            value: self.value,
+            validAfter: self.valid_after,
+            validBefore: self.valid_before,
+            nonce: self.nonce,
+        };
+        message.eip712_hash_struct()
+    }
+
+    /// True if only the chain can check the signature: a payer's with code (EIP-1271), which has not 65 bytes.
+    fn is_for_code(&self) -> bool {
+        self.signature.len() != 65
+    }
+
+    fn token<'a>(&self, context: &VerifyContext<'a>) -> Result<&'a Token, VerifyError> {
+        context.tokens.get(&self.token).ok_or(VerifyError::UnknownToken(self.token))
+    }
+
+    /// Last second in which the token executes it.
+    fn last_second(&self) -> u64 {
+        let last = self.valid_before.saturating_sub(U256::from(1));
+        last.saturating_to::<u64>().min(LAST_SECOND)
+    }
 }
 
-/// The EIP-712 domain of one token, with its separator computed once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TokenDomain {
-    chain_id: ChainId,
+impl Kind for Authorization {
+    const NAME: KindName = KindName::Authorization;
+
+    fn inner(&self) -> Inner {
+        Inner { target: self.token, value: U256::ZERO, gas: U256::ZERO }
+    }
+
+    fn data(&self) -> Bytes {
+        self.calldata().unwrap_or_else(|| self.calldata_with_bytes()).into()
+    }
+
+    fn bounds(&self, context: &VerifyContext<'_>) -> Result<Bounds, VerifyError> {
+        let gas = self.token(context)?.gas;
+        let first = self.valid_after.saturating_to::<u64>().saturating_add(1);
+        let until = Timestamp::from_secs(self.last_second()).saturating_sub(context.skew);
+        Ok(Bounds { gas, nonce: 0, from: Timestamp::from_secs(first), until })
+    }
+
+    fn identify(&self, _: ChainId, context: &VerifyContext<'_>) -> Option<RequestId> {
+        self.token(context).ok().map(|token| token.domain.id(self))
+    }
+
+    fn prove(&self, context: &VerifyContext<'_>) -> Result<RequestId, VerifyError> {
+        let domain = self.token(context)?.domain;
+        if !self.is_for_code() {
+            let recovered = domain.recover(self)?;
+            if recovered != self.from {
+                let received = recover(domain.digest_of(self.receive_struct_hash()), &self.signature);
+                return Err(match received {
+                    Ok(received) if received == self.from => VerifyError::ReceiveAuthorization,
+                    _ => VerifyError::WrongSigner { from: self.from, recovered },
+                });
+            }
+        }
+        Ok(domain.id(self))
+    }
+
+    fn body(&self) -> impl Serialize + '_ {
+        Body {
+            token: self.token,
+            from: self.from,
+            to: self.to,
+            value: self.value,
+            valid_after: self.valid_after,
+            valid_before: self.valid_before,
+            nonce: self.nonce,
+            signature: &self.signature,
+        }
+    }
+
+    fn write_body(&self, bytes: &mut Vec<u8>) {
+        bytes.push(2);
+        bytes.extend_from_slice(self.token.as_slice());
+        bytes.extend_from_slice(self.struct_hash().as_slice());
+        bytes.extend_from_slice(&self.signature);
+    }
+
+    fn strip(&mut self) {
+        self.signature = Bytes::new();
+    }
+
+    fn vehicle(&self, id: RequestId, _: bool) -> VehicleKey {
+        VehicleKey::Payment(id)
+    }
+
+    fn overhead(&self, _: &VehicleParams) -> (u64, usize) {
+        (0, 0)
+    }
+
+    fn slot(&self) -> Option<(Address, Address, u64)> {
+        // Whoever has seen a nonce could hold its place with a signature that nobody checks.
+        if self.is_for_code() {
+            return None;
+        }
+        let hash = keccak256(self.nonce);
+        let mut number = [0; 8];
+        number.copy_from_slice(&hash[..8]);
+        Some((self.token, self.from, u64::from_be_bytes(number) >> 1))
+    }
+
+    fn payment(&self) -> Option<Payment> {
+        let Self { token, from, to, value, nonce, .. } = *self;
+        Some(Payment { token, from, to, value, nonce })
+    }
+
+    fn waits_for_s(&self) -> Option<u64> {
+        Some(self.valid_after.saturating_to())
+    }
+
+    fn chain_deadline_s(&self) -> Option<u64> {
+        Some(self.last_second())
+    }
+}
+
+/// Content as a client writes it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Body<'a> {
     token: Address,
-    separator: B256,
+    from: Address,
+    to: Address,
+    #[serde(with = "decimal")]
+    value: U256,
+    #[serde(with = "decimal")]
+    valid_after: U256,
+    #[serde(with = "decimal")]
+    valid_before: U256,
+    nonce: B256,
+    signature: &'a Bytes,
+}
+
+/// Outcome of a payment's own transaction that succeeded: by the token's event, since a contract may succeed and do nothing.
+pub(super) fn outcome(payment: Option<Payment>, logs: &[Log]) -> MemberOutcome {
+    match payment {
+        Some(payment) if logs.iter().any(|log| payment.is_used_by(log)) => MemberOutcome::Executed,
+        _ => MemberOutcome::Untouched,
+    }
 }
 
 impl TokenDomain {
-    /// Domain of the token at `token` on `chain_id`. Bridged tokens differ in name, version and fields from those that they
-    /// stand for: compare [`Self::separator`] with `DOMAIN_SEPARATOR()`, don't guess.
-    pub fn new(name: &str, version: &str, chain_id: ChainId, token: Address) -> Self {
-        let domain = Eip712Domain::new(
-            Some(name.to_owned().into()),
-            Some(version.to_owned().into()),
-            Some(U256::from(chain_id)),
-            Some(token),
-            None,
-        );
-        Self::with_separator(domain.separator(), chain_id, token)
-    }
-
-    /// Domain of the token at `token` on `chain_id` with the separator that the token itself names.
-    pub const fn with_separator(separator: B256, chain_id: ChainId, token: Address) -> Self {
-        Self { chain_id, token, separator }
-    }
-
-    /// The chain this domain is bound to.
-    pub const fn chain_id(&self) -> ChainId {
-        self.chain_id
-    }
-
-    /// The token's address.
-    pub const fn token(&self) -> Address {
-        self.token
-    }
-
-    /// EIP-712 domain separator.
-    pub const fn separator(&self) -> B256 {
-        self.separator
-    }
-
     /// The digest that the payer signs: `keccak256(0x1901 ‖ separator ‖ structHash)` (EIP-712).
     pub fn digest(&self, authorization: &Authorization) -> B256 {
-        let struct_hash = authorization.struct_hash();
-        keccak256([&[0x19, 0x01], self.separator.as_slice(), struct_hash.as_slice()].concat())
+        self.digest_of(authorization.struct_hash())
     }
 
-    /// Identity of the request: the digest. Chain, token, payer and nonce are part of it, the signature is not.
+    fn digest_of(&self, struct_hash: B256) -> B256 {
+        keccak256([&[0x19, 0x01], self.separator().as_slice(), struct_hash.as_slice()].concat())
+    }
+
+    /// Identity of the request: the digest, of which chain, token, payer and nonce are part. A signature that only the chain
+    /// can check is part of the identity too: nobody takes a payment's place with one that is wrong.
     pub fn id(&self, authorization: &Authorization) -> RequestId {
-        RequestId(self.digest(authorization))
+        let digest = self.digest(authorization);
+        if authorization.is_for_code() {
+            return RequestId(keccak256([digest.as_slice(), &authorization.signature].concat()));
+        }
+        RequestId(digest)
     }
 
     /// The address whose key signed `authorization`: its payer's, if the signature is right. A token does not look at it

@@ -65,12 +65,16 @@ impl Call {
 impl Kind for Call {
     const NAME: KindName = KindName::Call;
 
-    fn inner(&self) -> Inner<'_> {
-        Inner { target: self.to, value: self.value, gas: self.gas, data: &self.data }
+    fn inner(&self) -> Inner {
+        Inner { target: self.to, value: self.value, gas: self.gas }
+    }
+
+    fn data(&self) -> Bytes {
+        self.data.clone()
     }
 
     fn bounds(&self, _: &VerifyContext<'_>) -> Result<Bounds, VerifyError> {
-        Ok(Bounds { gas: narrow_gas(self.gas)?, nonce: 0, until: Timestamp(u64::MAX) })
+        Ok(Bounds { gas: narrow_gas(self.gas)?, nonce: 0, from: Timestamp(0), until: Timestamp(u64::MAX) })
     }
 
     fn identify(&self, chain_id: ChainId, context: &VerifyContext<'_>) -> Option<RequestId> {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::key::VehicleKey;
 use crate::{
-    request::{RequestId, VerifyContext, VerifyError, params::VehicleParams},
+    request::{Payment, RequestId, VerifyContext, VerifyError, params::VehicleParams},
     time::Timestamp,
 };
 
@@ -17,6 +17,8 @@ pub enum KindName {
     Forward,
     /// The tenant's own calls, made by the relayer's account.
     Call,
+    /// Token payments that payers authorized (EIP-3009).
+    Authorization,
 }
 
 /// Numbers of a request in the types used internally, and the end of its signature's validity.
@@ -24,16 +26,17 @@ pub(crate) struct Bounds {
     pub(crate) gas: u64,
     /// Position in its sequence; 0 for kinds without order.
     pub(crate) nonce: u64,
+    /// Earliest inclusion that the chain permits.
+    pub(crate) from: Timestamp,
     /// Latest inclusion that the chain permits, less the skew margin.
     pub(crate) until: Timestamp,
 }
 
-/// The call that a request ends in.
-pub(super) struct Inner<'a> {
+/// The call that a request ends in, without its calldata.
+pub(super) struct Inner {
     pub(super) target: Address,
     pub(super) value: U256,
     pub(super) gas: U256,
-    pub(super) data: &'a Bytes,
 }
 
 /// Everything that decisions need to know about a kind. Defaults are those of a kind without order and signature.
@@ -41,7 +44,10 @@ pub(super) trait Kind: Sized {
     const NAME: KindName;
 
     /// The call that it ends in.
-    fn inner(&self) -> Inner<'_>;
+    fn inner(&self) -> Inner;
+
+    /// Calldata of that call.
+    fn data(&self) -> Bytes;
 
     /// Checks of form and ranges, without the signature.
     fn bounds(&self, context: &VerifyContext<'_>) -> Result<Bounds, VerifyError>;
@@ -72,6 +78,21 @@ pub(super) trait Kind: Sized {
         None
     }
 
+    /// Place beside the sequences that only one live request may hold: (contract, user, number).
+    fn slot(&self) -> Option<(Address, Address, u64)> {
+        None
+    }
+
+    /// The token payment that it makes.
+    fn payment(&self) -> Option<Payment> {
+        None
+    }
+
+    /// Block timestamp, seconds, that the chain must have passed before it executes.
+    fn waits_for_s(&self) -> Option<u64> {
+        None
+    }
+
     /// Deadline that the chain enforces, in block-timestamp seconds.
     fn chain_deadline_s(&self) -> Option<u64> {
         None
@@ -89,6 +110,7 @@ impl KindName {
         match self {
             Self::Forward => "forward",
             Self::Call => "call",
+            Self::Authorization => "authorization",
         }
     }
 

@@ -94,8 +94,12 @@ impl ForwarderDomain {
 impl Kind for Forward {
     const NAME: KindName = KindName::Forward;
 
-    fn inner(&self) -> Inner<'_> {
-        Inner { target: self.to, value: self.value, gas: self.gas, data: &self.data }
+    fn inner(&self) -> Inner {
+        Inner { target: self.to, value: self.value, gas: self.gas }
+    }
+
+    fn data(&self) -> Bytes {
+        self.data.clone()
     }
 
     fn bounds(&self, context: &VerifyContext<'_>) -> Result<Bounds, VerifyError> {
@@ -106,7 +110,8 @@ impl Kind for Forward {
         if self.deadline > MAX_UINT48 {
             return Err(VerifyError::DeadlineOutOfRange(self.deadline));
         }
-        Ok(Bounds { gas, nonce, until: Timestamp::from_secs(self.deadline).saturating_sub(context.skew) })
+        let until = Timestamp::from_secs(self.deadline).saturating_sub(context.skew);
+        Ok(Bounds { gas, nonce, from: Timestamp(0), until })
     }
 
     fn identify(&self, _: ChainId, context: &VerifyContext<'_>) -> Option<RequestId> {

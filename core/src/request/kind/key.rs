@@ -12,8 +12,11 @@ pub enum VehicleKey {
     /// Multicall3 `aggregate3Value` without `allowFailure`: all or nothing, so that the receipt's status holds for
     /// every member.
     Multicall,
-    /// A transaction of its own.
+    /// A transaction of its own, whose target sees the relayer.
     Single(RequestId),
+    /// A payment in a transaction of its own. Payers do not share: a token asks a payer with code whether the signature is
+    /// valid, with all gas that is left.
+    Payment(RequestId),
 }
 
 impl VehicleKey {
@@ -23,17 +26,21 @@ impl VehicleKey {
     /// Group in the queue. Requests that travel alone share one; otherwise a hundred thousand of them would be as many
     /// groups to visit.
     pub(crate) const fn group(self) -> Self {
-        if self.is_lone() { Self::ALONE } else { self }
+        match self {
+            Self::Single(_) => Self::ALONE,
+            Self::Payment(_) => Self::Payment(RequestId(B256::ZERO)),
+            shared => shared,
+        }
     }
 
     /// True if it carries one request only, as the transaction's own call.
     pub const fn is_lone(self) -> bool {
-        matches!(self, Self::Single(_))
+        matches!(self, Self::Single(_) | Self::Payment(_))
     }
 
     /// True if its targets see the relayer, so that only lanes of the tenant's own may send it.
     pub const fn is_bound_to_callers(self) -> bool {
-        !matches!(self, Self::Forwarder(_))
+        matches!(self, Self::Multicall | Self::Single(_))
     }
 
     /// Contract that counts the nonces of the members' users, and skips a member that is out of order; its state can be
@@ -41,7 +48,7 @@ impl VehicleKey {
     pub const fn nonce_contract(self) -> Option<Address> {
         match self {
             Self::Forwarder(forwarder) => Some(forwarder),
-            Self::Multicall | Self::Single(_) => None,
+            Self::Multicall | Self::Single(_) | Self::Payment(_) => None,
         }
     }
 

@@ -10,7 +10,7 @@ mod vehicle;
 use alloy_primitives::{Address, Bytes, ChainId, U256};
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap as _};
 
-pub use authorization::{Authorization, TokenDomain};
+pub use authorization::Authorization;
 pub use call::Call;
 pub(super) use form::Bounds;
 use form::Kind;
@@ -20,7 +20,7 @@ pub(crate) use forward::executed;
 pub use key::VehicleKey;
 pub(crate) use vehicle::verify_input;
 
-use super::{RequestId, Submission, VerifyContext, VerifyError, params::VehicleParams};
+use super::{Payment, RequestId, Submission, VerifyContext, VerifyError, params::VehicleParams};
 
 /// Most ABI bytes around one member's calldata, over all kinds.
 pub(super) const MOST_ENVELOPE_BYTES: usize = forward::ENVELOPE_BYTES;
@@ -33,6 +33,8 @@ pub enum RequestKind {
     Forward(Forward),
     /// A trusted backend's own call.
     Call(Call),
+    /// EIP-3009.
+    Authorization(Authorization),
 }
 
 /// Evaluates `$then` with `$kind` bound to the content of `$of`, of whichever kind.
@@ -41,6 +43,7 @@ macro_rules! each {
         match $of {
             RequestKind::Forward($kind) => $then,
             RequestKind::Call($kind) => $then,
+            RequestKind::Authorization($kind) => $then,
         }
     };
 }
@@ -58,7 +61,7 @@ impl RequestKind {
     pub const fn as_forward(&self) -> Option<&Forward> {
         match self {
             Self::Forward(forward) => Some(forward),
-            Self::Call(_) => None,
+            Self::Call(_) | Self::Authorization(_) => None,
         }
     }
 
@@ -66,7 +69,15 @@ impl RequestKind {
     pub const fn as_call(&self) -> Option<&Call> {
         match self {
             Self::Call(call) => Some(call),
-            Self::Forward(_) => None,
+            Self::Forward(_) | Self::Authorization(_) => None,
+        }
+    }
+
+    /// The authorized payment with its signature; `None` for another kind.
+    pub const fn as_authorization(&self) -> Option<&Authorization> {
+        match self {
+            Self::Authorization(authorization) => Some(authorization),
+            Self::Forward(_) | Self::Call(_) => None,
         }
     }
 
@@ -80,20 +91,34 @@ impl RequestKind {
         each!(self, kind => kind.inner().value)
     }
 
-    /// Gas given to the target, as submitted.
+    /// Gas given to the target, as submitted; 0 for an authorization, whose token's bound applies.
     pub fn gas(&self) -> U256 {
         each!(self, kind => kind.inner().gas)
     }
 
     /// Calldata for the target.
-    pub fn data(&self) -> &Bytes {
-        each!(self, kind => kind.inner().data)
+    pub fn data(&self) -> Bytes {
+        each!(self, kind => kind.data())
     }
 
     /// The sequence that it claims a place in, as submitted: (contract that counts the nonces, user, nonce). `None` for
     /// kinds without order.
     pub fn sequence(&self) -> Option<(Address, Address, U256)> {
         each!(self, kind => kind.sequence())
+    }
+
+    pub(super) fn slot(&self) -> Option<(Address, Address, u64)> {
+        each!(self, kind => kind.slot())
+    }
+
+    /// The token payment that it makes; `None` for kinds that make none.
+    pub fn payment(&self) -> Option<Payment> {
+        each!(self, kind => kind.payment())
+    }
+
+    /// Block timestamp, seconds, that the chain must have passed before it executes; `None` if the kind has none.
+    pub fn waits_for_s(&self) -> Option<u64> {
+        each!(self, kind => kind.waits_for_s())
     }
 
     /// Deadline that the chain enforces, in block-timestamp seconds; `None` if the kind has none.
@@ -163,6 +188,11 @@ impl Submission {
     pub const fn call(chain_id: ChainId, call: Call) -> Self {
         Self::new(chain_id, RequestKind::Call(call))
     }
+
+    /// A token payment that the payer authorized (EIP-3009).
+    pub const fn authorization(chain_id: ChainId, authorization: Authorization) -> Self {
+        Self::new(chain_id, RequestKind::Authorization(authorization))
+    }
 }
 
 impl From<Forward> for RequestKind {
@@ -174,5 +204,11 @@ impl From<Forward> for RequestKind {
 impl From<Call> for RequestKind {
     fn from(call: Call) -> Self {
         Self::Call(call)
+    }
+}
+
+impl From<Authorization> for RequestKind {
+    fn from(authorization: Authorization) -> Self {
+        Self::Authorization(authorization)
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use alloy_primitives::{Address, Log};
 use serde_json::Value;
 
-use super::{RequestKind, call, forward, key::VehicleKey};
+use super::{RequestKind, authorization, call, forward, key::VehicleKey};
 #[cfg(feature = "relay")]
 use crate::request::trace::{Part, TracedCall};
 use crate::{
@@ -30,7 +30,7 @@ impl VehicleKey {
         match self {
             Self::Forwarder(_) => params.forward_overhead_gas,
             Self::Multicall => call::MULTICALL_OVERHEAD_GAS,
-            Self::Single(_) => 0,
+            Self::Single(_) | Self::Payment(_) => 0,
         }
     }
 
@@ -50,7 +50,7 @@ impl VehicleKey {
                 let Some(multicall3) = params.multicall3 else { unreachable!("chosen only where its code was seen") };
                 (multicall3, call::batch(kinds.filter_map(RequestKind::as_call)))
             }
-            Self::Single(_) => match members.first() {
+            Self::Single(_) | Self::Payment(_) => match members.first() {
                 Some(member) => (member.target(), member.data().to_vec()),
                 None => (params.sender, Vec::new()),
             },
@@ -70,7 +70,7 @@ impl VehicleKey {
                 (forwarder, [&member.data()[..], user.as_slice()].concat())
             }
             Self::Multicall => (params.multicall3.unwrap_or(sender), member.data().to_vec()),
-            Self::Single(_) => (sender, member.data().to_vec()),
+            Self::Single(_) | Self::Payment(_) => (sender, member.data().to_vec()),
         }
     }
 
@@ -95,6 +95,7 @@ impl VehicleKey {
             Self::Forwarder(forwarder) => {
                 forward::outcomes(forwarder, members.iter().map(|member| member.sequence()), logs)
             }
+            Self::Payment(_) => members.iter().map(|member| authorization::outcome(member.payment(), logs)).collect(),
         }
     }
 
@@ -105,7 +106,7 @@ impl VehicleKey {
         match self {
             Self::Forwarder(_) => forward::part(call, is_to_current),
             Self::Multicall => call.executes().then_some(Part::First),
-            Self::Single(_) => None,
+            Self::Single(_) | Self::Payment(_) => None,
         }
     }
 }

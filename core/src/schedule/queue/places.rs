@@ -12,6 +12,9 @@ impl Queue {
         let (entry, (is_late, due), lane) = match head {
             Head::Request(id) => {
                 let entry = self.entries.get(&id).filter(|_| self.is_waiting(id))?;
+                if self.unripe_until(entry).is_some() {
+                    return None;
+                }
                 (entry, (entry.is_late, entry.due), None)
             }
             Head::Signer(signer) => {

@@ -27,8 +27,23 @@ impl Queue {
         self.arrivals
             .get_or_insert_with(VehicleKey::of(&entry.request, self.has_multicall).group(), ArrivalModel::default)
             .arrived(entry.accepted_at);
+        self.unripe.extend(self.unripe_until(&entry).map(|after| (after, id)));
         self.entries.insert(id, Box::new(entry));
         self.enter(id, sequence);
+    }
+
+    /// Block timestamp, seconds, that the chain must pass before it executes the request; `None` if it has.
+    pub(super) fn unripe_until(&self, entry: &QueuedRequest) -> Option<u64> {
+        entry.request.waits_for_s().filter(|after| *after >= self.chain_time_s)
+    }
+
+    /// Lets requests go that wait for a block's time: the newest block has the timestamp `time_s`, seconds.
+    pub fn ripen(&mut self, time_s: u64) {
+        self.chain_time_s = self.chain_time_s.max(time_s);
+        while let Some(&(after, id)) = self.unripe.first().filter(|(after, _)| *after < self.chain_time_s) {
+            self.unripe.remove(&(after, id));
+            self.place(Head::Request(id));
+        }
     }
 
     /// Adds requests that a restart finds in one pending transaction. They occupy the lane as if composed: one slot
@@ -115,6 +130,9 @@ impl Queue {
             self.leave(&entry.tenant, entry.due, entry.is_late);
         }
         self.dues.remove(&(entry.due, id));
+        if let Some(after) = entry.request.waits_for_s() {
+            self.unripe.remove(&(after, id));
+        }
         self.vacate(id, &entry.tenant);
         match entry.request.sequence() {
             Some((forwarder, signer, nonce)) => {

@@ -97,6 +97,10 @@ pub struct Queue {
     pub(super) asleep: Set<(u128, Head)>,
     /// Waiting requests by end of validity.
     pub(super) valid: Set<(Timestamp, RequestId)>,
+    /// Requests that the chain does not execute yet, by the block timestamp that it must pass, seconds.
+    pub(super) unripe: Set<(u64, RequestId)>,
+    /// Timestamp of the newest block, seconds.
+    pub(super) chain_time_s: u64,
     /// Requests with a due time still to be watched, by due time.
     pub(super) dues: Set<(Timestamp, RequestId)>,
     pub(super) flying: HashMap<RequestId, Flying>,

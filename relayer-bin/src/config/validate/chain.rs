@@ -4,18 +4,21 @@ use std::collections::BTreeSet;
 
 use slackwater::{
     chain::{ChainSpec, PresetError, SpecError, preset_for_chain_id, preset_names},
-    relay::{ChainTuning, ForwarderSetup, UrlFault, check_http_url, check_ws_url},
+    relay::{ChainTuning, DEFAULT_TRANSFER_GAS, ForwarderSetup, TokenSetup, UrlFault, check_http_url, check_ws_url},
 };
 use toml::Table;
 
 use super::{Check, is_http_url, is_ws_url, layered};
 use crate::config::{
-    ChainConfig, EndpointConfig, RawChain, RawForwarder, RawRpc, RawSigner, SignerConfig, UrlText,
+    ChainConfig, EndpointConfig, RawChain, RawForwarder, RawRpc, RawSigner, RawToken, SignerConfig, UrlText,
     layers::{join, merge},
     plain,
     schema::nearest,
     secret::SecretRef,
 };
+
+/// Range of `chain.tokens.transfer_gas`.
+const TRANSFER_GAS: std::ops::RangeInclusive<u64> = 30_000..=10_000_000;
 
 pub(super) fn chain_config(check: &mut Check<'_>, key: &str, raw: RawChain) -> Option<ChainConfig> {
     let spec = chain_spec(check, key, &raw);
@@ -48,9 +51,10 @@ pub(super) fn chain_config(check: &mut Check<'_>, key: &str, raw: RawChain) -> O
         check.name(&join(key, "name"), name);
     }
     let forwarders = forwarders(check, key, &raw.forwarders);
+    let tokens = tokens(check, key, &raw.tokens);
     let spec = spec?;
     let tuning = tuning(check, key, &raw.given, &spec);
-    Some(ChainConfig { spec, tuning, endpoints, signers, forwarders })
+    Some(ChainConfig { spec, tuning, endpoints, signers, forwarders, tokens })
 }
 
 fn signer_config(check: &mut Check<'_>, key: &str, raw: &RawSigner) -> Option<SignerConfig> {
@@ -231,6 +235,29 @@ pub(super) fn forwarders(check: &mut Check<'_>, key: &str, raw: &[RawForwarder])
         }
         let allow_unknown_code = forwarder.allow_unknown_code.unwrap_or(false);
         setups.push(ForwarderSetup { address, allow_unknown_code });
+    }
+    setups
+}
+
+pub(super) fn tokens(check: &mut Check<'_>, key: &str, raw: &[RawToken]) -> Vec<TokenSetup> {
+    let mut setups: Vec<TokenSetup> = Vec::new();
+    for (index, token) in raw.iter().enumerate() {
+        let key = format!("{key}.tokens.{index}");
+        let address_key = join(&key, "address");
+        let Some(text) = &token.address else {
+            check.fail(&address_key, None, "is missing", "name the contract");
+            continue;
+        };
+        let Some(address) = check.address(&address_key, text) else { continue };
+        if setups.iter().any(|setup| setup.address == address) {
+            check.fail(&address_key, Some(text), "is listed twice", "remove one");
+        }
+        let transfer_gas = token.transfer_gas.unwrap_or(DEFAULT_TRANSFER_GAS);
+        if !TRANSFER_GAS.contains(&transfer_gas) {
+            let (key, text) = (join(&key, "transfer_gas"), transfer_gas.to_string());
+            check.fail(&key, Some(&text), "is out of range", "30000 to 10000000; a payment of USDC uses up to 91000");
+        }
+        setups.push(TokenSetup { address, name: token.name.clone(), version: token.version.clone(), transfer_gas });
     }
     setups
 }

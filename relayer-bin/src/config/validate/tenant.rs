@@ -56,6 +56,7 @@ pub(super) fn tenant_config(
             .map(|kind| match kind {
                 RawKind::Forward => KindName::Forward,
                 RawKind::Call => KindName::Call,
+                RawKind::Authorization => KindName::Authorization,
             })
             .collect();
         if policy.kinds.is_empty() {

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use slackwater::{
     market::Standing,
-    relay::{ChainStatus, EndpointStatus, FeeSource, ForecastView, LaneStatus, ModelInfo},
+    relay::{ChainStatus, EndpointStatus, FeeSource, ForecastView, LaneStatus, ModelInfo, TokenStatus},
     wire::{
         Account, Chain, ChainFees, ChainForecast, Endpoint, Forwarder, Horizon, Lane, Model, ModelScores, Models,
-        Slack, Source, Uint,
+        Slack, Source, Token, Uint,
     },
 };
 
@@ -26,6 +26,11 @@ fn endpoint(status: EndpointStatus) -> Endpoint {
         last_error: status.last_error,
         subscribed: status.is_subscribed,
     }
+}
+
+fn token(token: TokenStatus) -> Token {
+    let TokenStatus { address, name, version, transfer_gas } = token;
+    Token { address: Account(address), name, version, transfer_gas }
 }
 
 /// The chain, as an operator or another tenant may see it.
@@ -50,6 +55,7 @@ pub fn chain(status: ChainStatus, is_operator: bool) -> Chain {
         guard_time_ms: status.guard_time_ms,
         inclusions_measured: status.inclusions_measured,
         forwarders: forwarders.map(|(address, name)| Forwarder { address: Account(address), name }).collect(),
+        tokens: status.tokens.into_iter().map(token).collect(),
         finality_stalled_since_ms: status.finality_stalled_since_ms,
         warnings: is_operator.then_some(status.warnings),
         endpoints: is_operator.then(|| status.endpoints.into_iter().map(endpoint).collect()),

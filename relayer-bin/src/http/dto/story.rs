@@ -72,6 +72,7 @@ pub fn request<'a>(
     let kind = stored.as_ref().map(VerifiedRequest::kind);
     let forward = kind.and_then(|kind| kind.as_forward()).map(|forward| forward.clone().into());
     let call = kind.and_then(|kind| kind.as_call()).map(|call| call.clone().into());
+    let authorization = kind.and_then(|kind| kind.as_authorization()).map(|paid| paid.clone().into());
     let quoted: Option<Quote> = serde_json::from_str(&record.quote).ok();
     let last = timeline.last().filter(|event| event.status == record.status && event.reason == record.reason);
     Request {
@@ -79,6 +80,7 @@ pub fn request<'a>(
         detail: last.and_then(|event| event.detail.as_deref()).map(Cow::Borrowed),
         forward,
         call,
+        authorization,
         max_cost_wei: stored.as_ref().and_then(VerifiedRequest::max_cost_wei).map(Uint),
         ceiling_wei_per_gas: Uint(record.ceiling_wei_per_gas),
         promise: promise(promised, &record.promise_signature),

@@ -39,9 +39,10 @@ pub fn item(body: Submit<'_>, header_key: Option<&str>) -> Result<SubmitItem, Pr
         (Some(Span(within_ms)), None) => Some(Deadline::Within(Duration::from_millis(within_ms))),
         (None, deadline) => deadline.map(|instant| Deadline::At(instant.0)),
     };
-    let kind = match (body.kind, body.forward, body.call) {
-        (Kind::Forward, Some(forward), None) => request::Forward::from(forward).into(),
-        (Kind::Call, None, Some(call)) => {
+    let kind = match (body.kind, body.forward, body.call, body.authorization) {
+        (Kind::Forward, Some(forward), None, None) => request::Forward::from(forward).into(),
+        (Kind::Authorization, None, None, Some(authorization)) => request::Authorization::from(authorization).into(),
+        (Kind::Call, None, Some(call), None) => {
             let salt = match &idempotency_key {
                 Some(key) => key.clone(),
                 None => random_salt().map_err(|_| Problem::new("internal", "no randomness for the call's salt"))?,
@@ -50,10 +51,19 @@ pub fn item(body: Submit<'_>, header_key: Option<&str>) -> Result<SubmitItem, Pr
             call.salt = salt;
             call.into()
         }
-        (Kind::Forward, None, _) => return Err(field("forward", "missing: kind is `forward`")),
-        (Kind::Forward, _, Some(_)) => return Err(field("call", "must be absent: kind is `forward`")),
-        (Kind::Call, _, None) => return Err(field("call", "missing: kind is `call`")),
-        (Kind::Call, Some(_), _) => return Err(field("forward", "must be absent: kind is `call`")),
+        (Kind::Forward, None, ..) => return Err(field("forward", "missing: kind is `forward`")),
+        (Kind::Forward, _, Some(_), _) => return Err(field("call", "must be absent: kind is `forward`")),
+        (Kind::Forward, _, _, Some(_)) => return Err(field("authorization", "must be absent: kind is `forward`")),
+        (Kind::Call, _, None, _) => return Err(field("call", "missing: kind is `call`")),
+        (Kind::Call, Some(_), ..) => return Err(field("forward", "must be absent: kind is `call`")),
+        (Kind::Call, _, _, Some(_)) => return Err(field("authorization", "must be absent: kind is `call`")),
+        (Kind::Authorization, _, _, None) => {
+            return Err(field("authorization", "missing: kind is `authorization`"));
+        }
+        (Kind::Authorization, Some(_), ..) => {
+            return Err(field("forward", "must be absent: kind is `authorization`"));
+        }
+        (Kind::Authorization, _, Some(_), _) => return Err(field("call", "must be absent: kind is `authorization`")),
     };
     let mut submission = Submission::new(body.chain_id.0, kind);
     (submission.deadline, submission.max_cost_wei) = (deadline, body.max_cost.map(|wei| wei.0));

@@ -315,7 +315,7 @@ async fn who_lost_the_lease_looks_again_at_everything() {
     let service = &mut owner.service;
     service.act(|sender| sender.ask_tip());
     assert!(service.sender.under_way.tip);
-    service.sender.under_way = UnderWay { nonces: true, gaps: true, suspects: true, tip: true };
+    service.sender.under_way = UnderWay { nonces: true, gaps: true, suspects: true, payments: true, tip: true };
     service.lease().unwrap().revoke();
     service.watch_lease();
     assert_eq!((service.tasks.len(), service.sender.under_way), (0, UnderWay::default()));

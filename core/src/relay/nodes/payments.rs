@@ -1,0 +1,85 @@
+//! What became of a token payment that no transaction of ours has made.
+
+use alloy_primitives::{B256, Bytes, U64};
+use alloy_sol_types::{SolCall as _, SolEvent as _};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use slackwater_contracts::eip3009::IERC3009::{AuthorizationUsed, authorizationStateCall};
+
+use super::receipts::find_agreed;
+use crate::{
+    relay::{chain::shared::ChainShared, rpc::RpcPool},
+    request::Payment,
+    sender::Paid,
+};
+
+/// Blocks of one question for events. Many providers refuse more.
+const LOG_BLOCKS: u64 = 2_000;
+
+/// Most questions for the event of one payment: somebody else may have made it long before it came here.
+const MAX_LOG_QUESTIONS: u64 = 5;
+
+/// An event log, reduced to its transaction.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct FoundLog {
+    transaction_hash: B256,
+}
+
+/// What the chain says, by a majority of the nodes; `None` without one, and while the nonce is used in a block that is not
+/// final.
+pub(in crate::relay) async fn find(shared: &ChainShared, payment: &Payment, final_block: u64) -> Option<Paid> {
+    let pool = &shared.pool;
+    let input: Bytes = authorizationStateCall { authorizer: payment.from, nonce: payment.nonce }.abi_encode().into();
+    let call = json!({ "to": payment.token, "input": input });
+    let told = pool.call_all::<Bytes>("eth_call", json!([call, "latest"])).await;
+    if is_used(pool, told.into_iter().flatten())? {
+        let told = pool.call_settled::<Bytes>("eth_call", json!([call, U64::from(final_block)]), final_block).await;
+        return match is_used(pool, told)? {
+            true => Some(used_by(pool, payment, final_block).await),
+            false => None,
+        };
+    }
+    Some(Paid::Unused)
+}
+
+/// The majority's answer; `None` without one.
+fn is_used(pool: &RpcPool, told: impl IntoIterator<Item = Bytes>) -> Option<bool> {
+    let told: Vec<bool> =
+        told.into_iter().filter_map(|output| authorizationStateCall::abi_decode_returns(&output).ok()).collect();
+    [true, false].into_iter().find(|word| pool.is_majority(told.iter().filter(|told| *told == word).count()))
+}
+
+/// What used the payment's nonce up to the final block.
+async fn used_by(pool: &RpcPool, payment: &Payment, final_block: u64) -> Paid {
+    let topics = json!([AuthorizationUsed::SIGNATURE_HASH, payment.from.into_word(), payment.nonce]);
+    let mut last = final_block;
+    for _ in 0..MAX_LOG_QUESTIONS {
+        let first = last.saturating_sub(LOG_BLOCKS - 1);
+        let filter: Value = json!({
+            "address": payment.token, "topics": topics, "fromBlock": U64::from(first), "toBlock": U64::from(last),
+        });
+        let told = pool.call_settled::<Vec<FoundLog>>("eth_getLogs", json!([filter]), final_block).await;
+        if !pool.is_majority(told.len()) {
+            return Paid::Untold;
+        }
+        let told: Vec<B256> = told.iter().filter_map(|logs| Some(logs.first()?.transaction_hash)).collect();
+        if let Some(hash) = told.first().copied() {
+            if !pool.is_majority(told.iter().filter(|other| **other == hash).count()) {
+                return Paid::Untold;
+            }
+            return match find_agreed(pool, hash).await.filter(|receipt| receipt.block_number <= final_block) {
+                None => Paid::Untold,
+                Some(receipt) if receipt.is_success && payment.is_made_by(&receipt.logs) => {
+                    Paid::Made { tx_hash: hash, block_number: receipt.block_number }
+                }
+                Some(_) => Paid::Otherwise,
+            };
+        }
+        if first == 0 {
+            break;
+        }
+        last = first - 1;
+    }
+    Paid::Otherwise
+}
