@@ -1,7 +1,7 @@
 //! Payments that payers authorized (EIP-3009), with Circle's token. Anybody may submit them, not only the relayer.
 
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
-use alloy_sol_types::{SolCall, SolStruct as _};
+use alloy_sol_types::{SolCall, SolStruct as _, sol};
 use hyper::body::Bytes as Body;
 use serde::Deserialize as _;
 use serde_json::{Value, json};
@@ -9,6 +9,7 @@ use slackwater::{request::Authorization, wire};
 use slackwater_benches::{
     Result,
     client::{RelayerClient, RequestState, Submitted},
+    token::delegate,
     wallet::{Account, unix_seconds},
 };
 use slackwater_contracts::eip3009::{CancelAuthorization, IERC3009, ReceiveWithAuthorization};
@@ -24,6 +25,11 @@ const BOSS: &str = "sw_boss_7pNq2XsGJd8Wmf";
 const FINAL_BLOCKS: u64 = 4;
 
 const FUNDS: u64 = 1_000_000;
+
+sol! {
+    /// Circle's token: nobody pays until `unpause()`.
+    function pause() external;
+}
 
 fn stage(pace: Pace) -> StageBuilder {
     let tenant = |id: &str, key: &str, more: &str| {
@@ -356,5 +362,56 @@ async fn attacks_at_the_door_harm_nobody_else() -> Result<()> {
     }
     assert_eq!(story(&stage.end_of(id).await?), ("finalized", None));
     assert_eq!((stage.holds(payee(0)).await?, stage.node().nonce(stage.lane()).await?), (1_000, 1));
+    stage.close().await
+}
+
+/// After its simulation a payer turns into code that burns the gas of the token's question: its tenant pays once, up to the
+/// bound, and another payment in the same block is made.
+#[tokio::test]
+async fn a_payer_that_burns_gas_burns_its_tenants() -> Result<()> {
+    let stage = stage(Pace::Manual).lanes(2).raise().await?;
+    let (shop, mallory) = clients(&stage);
+    let (good, bad) = (payer(0), payer(1));
+    stage.fund(&good).await?;
+    stage.fund(&bad).await?;
+    let node = stage.node();
+    let burner = Address::repeat_byte(0xfe);
+    node.set_code(burner, vec![0xfe]).await?;
+    node.set_balance(bad.address, U256::from(10_u64.pow(18))).await?;
+    let theirs = accepted(&mallory, &stage.token().payment(&bad, payee(1), 1_000, nonce("b"))).await?;
+    let ours = accepted(&shop, &stage.token().payment(&good, payee(0), 1_000, nonce("a"))).await?;
+    stage.pooled(2).await?;
+    node.send_raw(delegate(node, &bad, burner, 50_000_000_000).await?).await?;
+    stage.mine(1).await?;
+    assert_eq!(&node.code(bad.address).await?[..3], [0xef, 0x01, 0x00]);
+    let state = stage.end_of(theirs).await?;
+    assert_eq!(story(&state), ("rejected", Some("simulation_reverted")));
+    let burnt: u64 = state.cost_wei.expect("it is paid for").parse().expect("a number");
+    assert!(burnt > 0);
+    assert_eq!(story(&stage.end_of(ours).await?), ("finalized", None));
+    assert_eq!((stage.holds(payee(0)).await?, stage.holds(payee(1)).await?), (1_000, 0));
+    let sent = async |index: usize| node.nonce(stage.world.relayers[index].address).await;
+    assert_eq!(sent(0).await? + sent(1).await?, 2, "it was not tried again");
+    stage.close().await
+}
+
+/// The token stops between simulation and block.
+#[tokio::test]
+async fn a_token_that_is_paused_stops_payments() -> Result<()> {
+    let stage = stage(Pace::Manual).raise().await?;
+    let (shop, _) = clients(&stage);
+    let payer = payer(0);
+    stage.fund(&payer).await?;
+    let id = accepted(&shop, &stage.token().payment(&payer, payee(0), 1_000, nonce("a"))).await?;
+    stage.pooled(1).await?;
+    stage.overtake(stage.token().address, &pauseCall {}).await?;
+    stage.mine(1).await?;
+    let state = stage.end_of(id).await?;
+    assert_eq!(story(&state), ("rejected", Some("simulation_reverted")));
+    let later = accepted(&shop, &stage.token().payment(&payer, payee(0), 1_000, nonce("b"))).await?;
+    let state = stage.end_of(later).await?;
+    assert_eq!(story(&state), ("rejected", Some("simulation_reverted")));
+    assert!(state.cost_wei.is_none_or(|wei| wei == "0"));
+    assert_eq!((stage.holds(payee(0)).await?, stage.node().nonce(stage.lane()).await?), (0, 1));
     stage.close().await
 }
