@@ -235,6 +235,17 @@ export interface Forwarder {
    */
   name: string
 }
+/** A token whose payments are made (kind `authorization`). */
+export interface Token {
+  /** The contract. */
+  address: Hex
+  /** `name` of its EIP-712 domain, as the relayer says. A wallet that does not trust it asks its own node. */
+  name: string
+  /** Gas that one payment may use, without the transaction's own: `gas` of a price question. */
+  transferGas: number
+  /** `version` of its EIP-712 domain. */
+  version: string
+}
 /** A chain that is served. */
 export interface Chain {
   /** EIP-155 chain id. */
@@ -271,6 +282,8 @@ export interface Chain {
   nextBaseFeeWeiPerGas: string | null
   /** Requests that wait. */
   queued: number
+  /** Tokens whose payments are made. */
+  tokens: Token[]
   /** Notes on the configuration: the cost of having one or two endpoints, for instance. For operators. */
   warnings?: string[]
 }
@@ -365,6 +378,31 @@ export interface RequestSummary {
   /** Latest acceptable inclusion, Unix ms. */
   validUntilMs: number
 }
+/**
+ * A token payment that the payer authorized (EIP-3009 `transferWithAuthorization`; the payment of x402). Needs
+ * `authorization` in the tenant's `kinds`.
+ */
+export interface Authorization {
+  /** The payer, who signed. */
+  from: Hex
+  /** 32 bytes that the payer uses once with this token. */
+  nonce: Hex
+  /**
+   * 65 bytes `r ‖ s ‖ v` over the EIP-712 hash. Of another length: the signature of a payer with code (EIP-1271), which
+   * only a simulation can check.
+   */
+  signature: Hex
+  /** The payee. */
+  to: Hex
+  /** The token; one of the chain's `tokens`. */
+  token: Hex
+  /** Unix seconds; valid in blocks with a later timestamp. Until then it waits. Default 0. */
+  validAfter?: string
+  /** Unix seconds; valid in blocks with an earlier timestamp. */
+  validBefore: string
+  /** Amount, in the token's smallest unit. */
+  value: string
+}
 /** A trusted backend's own call, made by the relayer's account. Needs `call` in the tenant's `kinds`. */
 export interface Call {
   /** The target does not look at `msg.sender`, so that the call may share a transaction through Multicall3. */
@@ -430,6 +468,8 @@ export interface RequestEvent {
 export interface RequestDetail extends RequestSummary {
   /** Transactions signed for its current (or last) batch, oldest first. */
   attempts: Attempt[]
+  /** The content, for kind `authorization`. */
+  authorization?: Authorization
   /** Number of transactions that carried it and failed as a whole. */
   batchFailures: number
   /** The content, for kind `call`. */

@@ -97,7 +97,7 @@ wire! {
         pub forwarders: Vec<Forwarder>,
         /// Tokens whose payments are made.
         #[serde(default)]
-        pub tokens: Vec<Token>,
+        pub tokens: Vec<Token> = required,
         /// Time since which too few endpoints tell what is final, Unix ms: nothing becomes final meanwhile. `null` if enough do.
         pub finality_stalled_since_ms: Option<u64> = required,
         /// Notes on the configuration: the cost of having one or two endpoints, for instance. For operators.

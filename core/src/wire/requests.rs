@@ -76,7 +76,7 @@ wire! {
         /// Unix seconds; valid in blocks with an earlier timestamp.
         pub valid_before: Uint,
         /// 32 bytes that the payer uses once with this token.
-        #[cfg_attr(feature = "openapi", schema(value_type = String))]
+        #[cfg_attr(feature = "openapi", schema(value_type = super::schema::Hash))]
         pub nonce: B256,
         /// 65 bytes `r ‖ s ‖ v` over the EIP-712 hash. Of another length: the signature of a payer with code (EIP-1271), which
         /// only a simulation can check.

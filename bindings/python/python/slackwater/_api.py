@@ -281,6 +281,20 @@ class Forwarder:
 
 
 @dataclass(frozen=True)
+class Token:
+    """A token whose payments are made (kind `authorization`)."""
+
+    #: The contract.
+    address: str
+    #: `name` of its EIP-712 domain, as the relayer says. A wallet that does not trust it asks its own node.
+    name: str
+    #: Gas that one payment may use, without the transaction's own: `gas` of a price question.
+    transfer_gas: int
+    #: `version` of its EIP-712 domain.
+    version: str
+
+
+@dataclass(frozen=True)
 class Chain:
     """A chain that is served."""
 
@@ -302,6 +316,8 @@ class Chain:
     name: str
     #: Requests that wait.
     queued: int
+    #: Tokens whose payments are made.
+    tokens: tuple[Token, ...]
     #: The reason why it is not healthy.
     detail: Optional[str] = None
     #: RPC endpoints; for operators.
@@ -419,6 +435,30 @@ class RequestSummary:
 
 
 @dataclass(frozen=True)
+class Authorization:
+    """A token payment that the payer authorized (EIP-3009 `transferWithAuthorization`; the payment of x402). Needs
+    `authorization` in the tenant's `kinds`."""
+
+    #: The payer, who signed.
+    from_: str
+    #: 32 bytes that the payer uses once with this token.
+    nonce: str
+    #: 65 bytes `r ‖ s ‖ v` over the EIP-712 hash. Of another length: the signature of a payer with code (EIP-1271), which
+    #: only a simulation can check.
+    signature: str
+    #: The payee.
+    to: str
+    #: The token; one of the chain's `tokens`.
+    token: str
+    #: Unix seconds; valid in blocks with an earlier timestamp.
+    valid_before: int
+    #: Amount, in the token's smallest unit.
+    value: int
+    #: Unix seconds; valid in blocks with a later timestamp. Until then it waits. Default 0.
+    valid_after: Optional[int] = None
+
+
+@dataclass(frozen=True)
 class Call:
     """A trusted backend's own call, made by the relayer's account. Needs `call` in the tenant's `kinds`."""
 
@@ -507,6 +547,8 @@ class RequestDetail(RequestSummary):
     promise: Optional[Promise] = None
     #: Its events, oldest first; the beginning of them, if there are very many.
     timeline: tuple[Event, ...] = ()
+    #: The content, for kind `authorization`.
+    authorization: Optional[Authorization] = None
     #: The content, for kind `call`.
     call: Optional[Call] = None
     #: More about `reason`, for people: a target's revert text, for instance.

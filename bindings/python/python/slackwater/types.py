@@ -13,6 +13,7 @@ from typing import Any, Mapping, Optional, TypeVar, Union
 from ._api import (
     Accepted as Accepted,
     Attempt as Attempt,
+    Authorization as Authorization,
     Batch as Batch,
     Chain as Chain,
     ChainFees as ChainFees,
@@ -28,6 +29,7 @@ from ._api import (
     RequestPage as RequestPage,
     RequestSummary as RequestSummary,
     Slack as Slack,
+    Token as Token,
     Wait as Wait,
 )
 
