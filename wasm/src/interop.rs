@@ -3,8 +3,7 @@
 use std::{borrow::Cow, fmt};
 
 use serde::{Serialize, de::DeserializeOwned};
-use slackwater::client::ClientError;
-use slackwater::client::read_json;
+use slackwater::client::{ClientError, read_json};
 use wasm_bindgen::prelude::{JsValue, wasm_bindgen};
 
 /// Longest accepted input, bytes of JSON: far more than the longest fee history or model.

@@ -11,6 +11,7 @@ use slackwater::{
         self, Admitted, CallAnswer, ConfigError, LocalAsk, LocalCommand, LocalConfig, LocalError, LocalTiming,
         SessionKey, WithdrawAsk, WithdrawError, Withdrawal,
     },
+    client::read_json,
     request::{Call, Forward, Status},
 };
 use wasm_bindgen::prelude::{JsValue, wasm_bindgen};
@@ -278,7 +279,7 @@ impl LocalRelay {
     /// `invalid_argument` if `records` is not such a list; `storage_damaged` if it can't continue safely.
     pub fn load(&mut self, now: f64, records: &str) -> Result<JsReport, Failure> {
         // No limit of size: it is the page's own storage.
-        let records: Vec<(String, String)> = serde_json::from_slice(records.as_bytes()).map_err(Failure::argument)?;
+        let records: Vec<(String, String)> = read_json(records.as_bytes()).map_err(Failure::argument)?;
         let report = self.inner.load(instant(now), records)?;
         write(&ReportView { open: report.open, ended: report.ended, damaged: &report.damaged })
     }

@@ -112,7 +112,7 @@ impl<T> RpcCall<T> {
     }
 }
 
-fn unreadable(error: &serde_json::Error) -> RpcError {
+fn unreadable(error: &json::Error) -> RpcError {
     RpcError::Unreadable(excerpt(&error.to_string()))
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use alloy_primitives::U256;
 use serde::Serialize;
 use slackwater::{
-    client::{self, Addressee, Command, Enqueue, EntryView, IdempotencyKey, OutboxConfig, Submit},
+    client::{self, Addressee, Command, Enqueue, EntryView, IdempotencyKey, OutboxConfig, Submit, read_json},
     request::{Forward, RequestId, Status},
 };
 use wasm_bindgen::prelude::{JsValue, wasm_bindgen};
@@ -80,7 +80,7 @@ fn key(text: &str) -> Result<IdempotencyKey, Failure> {
 
 /// Records of storage. No limit of size: it is the page's own.
 fn parsed(records: &str) -> Result<Vec<(String, String)>, Failure> {
-    serde_json::from_slice(records.as_bytes()).map_err(Failure::argument)
+    read_json(records.as_bytes()).map_err(Failure::argument)
 }
 
 #[wasm_bindgen]
