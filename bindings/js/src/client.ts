@@ -77,6 +77,26 @@ export interface UnsignedRequest extends Unsigned {
 /** A request that a user has signed. */
 export type SignedRequest = UnsignedRequest & Signed
 
+/** A token payment that its payer authorized (EIP-3009; the payment of x402). */
+export interface Payment {
+  /** The token; one of the chain's `tokens`. */
+  token: string
+  /** The payer, who signed. */
+  from: string
+  /** The payee. */
+  to: string
+  /** Amount, in the token's smallest unit. */
+  value: Quantity
+  /** Unix seconds; until then it waits. Default 0. */
+  validAfter?: Quantity
+  /** Unix seconds; the token takes it before. */
+  validBefore: Quantity
+  /** 32 bytes that the payer uses once with this token. */
+  nonce: string
+  /** 65 bytes over the EIP-712 hash; of another length: of a payer with code (EIP-1271). */
+  signature: string
+}
+
 /** When to stop following. */
 export interface FollowOptions {
   /** At the first inclusion, which may be taken back, instead of the end. */
@@ -225,10 +245,33 @@ export class Slackwater {
   }
 
   /**
+   * Hands a payment that its payer signed to the outbox, and resolves as {@link submit}. The promise of a pinned relayer is
+   * checked for the id that the relayer names: the payment's own is a digest with the token's domain, which is not read here.
+   */
+  async pay(
+    chainId: Quantity,
+    payment: Payment,
+    { withinMs, maxCost }: { withinMs?: number; maxCost?: Quantity } = {},
+  ): Promise<Accepted> {
+    const number = (value: Quantity) => BigInt(value).toString()
+    const { value, validAfter = 0, validBefore, ...rest } = payment
+    const authorization = { ...rest, value: number(value), validAfter: number(validAfter), validBefore: number(validBefore) }
+    const body = {
+      chainId: number(chainId),
+      kind: 'authorization',
+      authorization,
+      within: withinMs === undefined ? undefined : `${Math.ceil(withinMs)}ms`,
+      maxCost: maxCost === undefined ? undefined : number(maxCost),
+    }
+    const outcome = await this.#outbox.enqueueText(JSON.stringify(body)).outcome
+    return this.accepted(outcome, { id: outcome.kind === 'accepted' ? outcome.accepted.id : '0x', domain: { chainId } })
+  }
+
+  /**
    * The acceptance in an outcome; throws for every other outcome. With a pinned relayer, no outcome is `accepted` whose promise
    * is not its word: it is `refused` with `bad_promise`, and ambiguous, because whoever took the request can have it executed.
    */
-  accepted(outcome: Awaited<Submission['outcome']>, request: { id: Hex; domain: ForwarderDomain }): Accepted {
+  accepted(outcome: Awaited<Submission['outcome']>, request: { id: Hex; domain: Pick<ForwarderDomain, 'chainId'> }): Accepted {
     if (outcome.kind === 'accepted') {
       const { accepted } = outcome
       if (this.#relayers.length > 0) verifyAccepted(JSON.stringify(accepted), request.id, request.domain.chainId, this.#relayers)

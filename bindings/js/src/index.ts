@@ -1,7 +1,7 @@
 export { init } from './init.js'
 export type { ModuleSource } from './init.js'
 export { Slackwater } from './client.js'
-export type { Ask, FollowOptions, SignedRequest, SlackwaterOptions, UnsignedRequest } from './client.js'
+export type { Ask, FollowOptions, Payment, SignedRequest, SlackwaterOptions, UnsignedRequest } from './client.js'
 export type { Submission } from './outbox.js'
 export { Forecaster } from './forecaster.js'
 export type { LocalAsk, LocalQuote } from './forecaster.js'

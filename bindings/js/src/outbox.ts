@@ -70,7 +70,15 @@ export class Outbox implements Numbers {
   }
 
   enqueue({ domain, request, signature, withinMs, maxCost }: Signed): Submission {
-    const key = this.#machine.enqueue(Date.now(), domain, request, signature, withinMs, maxCost as Quantity)
+    return this.#taken(this.#machine.enqueue(Date.now(), domain, request, signature, withinMs, maxCost as Quantity))
+  }
+
+  /** Adds a submission that is written as the API's JSON. */
+  enqueueText(submission: string): Submission {
+    return this.#taken(this.#machine.enqueueText(Date.now(), submission))
+  }
+
+  #taken(key: string): Submission {
     const taken = this.submission(key)
     this.#drain()
     return taken

@@ -30,6 +30,25 @@ async function nextNonce(slackwater, wallet) {
   return signed.request.nonce
 }
 
+test('a payment that its payer signed is handed over, and why it is refused is told', async () => {
+  const slackwater = await open({ relayer: world.ready.relayer })
+  const payer = privateKeyToAccount(generatePrivateKey())
+  const message = { from: payer.address, to: world.ready.guestbook, value: 5n, validAfter: 0n, validBefore: 1_999_999_999n }
+  const nonce = generatePrivateKey()
+  const [token, chainId] = [world.ready.guestbook, Number(world.ready.chainId)]
+  const fields = ['address from', 'address to', 'uint256 value', 'uint256 validAfter', 'uint256 validBefore', 'bytes32 nonce']
+  const types = { TransferWithAuthorization: fields.map((field) => field.split(' ')).map(([type, name]) => ({ name, type })) }
+  const domain = { name: 'Token', version: '1', chainId, verifyingContract: token }
+  const signature = await payer.signTypedData({ domain, types, primaryType: 'TransferWithAuthorization', message: { ...message, nonce } })
+  // The development relayer lists no token.
+  const paid = slackwater.pay(chainId, { token, ...message, nonce, signature }, { withinMs: 30_000 })
+  await assert.rejects(paid, (error) => error instanceof SlackwaterError && error.code === 'unknown_token' && !error.isAmbiguous)
+  const wrong = slackwater.pay(chainId, { token, ...message, nonce: '0x12', signature })
+  await assert.rejects(wrong, (error) => error instanceof SlackwaterError && error.code === 'invalid_argument')
+  assert.deepEqual(slackwater.pending(), [])
+  slackwater.close()
+})
+
 /** The least that an injected wallet does: answers two methods. */
 function injected(key) {
   const account = privateKeyToAccount(key)

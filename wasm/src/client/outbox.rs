@@ -186,6 +186,18 @@ impl Outbox {
         taken.map(|key| key.to_string()).map_err(|error| Failure::new("outbox_refused", error))
     }
 
+    /// Adds a request that is written as the API's JSON, and returns its key. Idempotent: the same submission is the same
+    /// entry.
+    ///
+    /// # Errors
+    /// `invalid_argument`; `outbox_refused` if the outbox is full, or the request is too large or expired.
+    #[wasm_bindgen(js_name = enqueueText)]
+    pub fn enqueue_text(&mut self, now: f64, submission: &str) -> Result<String, Failure> {
+        let submit = Submit::from_json(submission, None)?;
+        let taken = self.inner.enqueue(instant(now), &submit, Enqueue::default());
+        taken.map(|key| key.to_string()).map_err(|error| Failure::new("outbox_refused", error))
+    }
+
     /// The next command; `undefined` if there is none.
     ///
     /// # Errors
