@@ -351,7 +351,7 @@ export interface RequestSummary {
   gasUsed: number | null
   /** The request's id. */
   id: Hex
-  /** `forward` or `call`. */
+  /** `forward`, `call` or `authorization`. */
   kind: string
   /** Time at which its promise was missed, Unix ms, if it was. */
   lateAtMs?: number

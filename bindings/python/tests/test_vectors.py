@@ -46,7 +46,7 @@ def test_authorizations(row: dict) -> None:
         nonce=bytes.fromhex(message["nonce"][2:]), signature=bytes.fromhex(row["signature"][2:]), **numbers,
     )
     body = json.loads(submission.body)
-    assert (body["kind"], body["chainId"]) == ("authorization", int(domain["chainId"]))
+    assert (body["kind"], int(body["chainId"])) == ("authorization", int(domain["chainId"]))
     content = {key: str(value).lower() for key, value in body["authorization"].items()}
     expected = {key: str(value).lower() for key, value in message.items()}
     assert content == {**expected, "token": domain["verifyingContract"].lower(), "signature": row["signature"].lower()}

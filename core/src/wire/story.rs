@@ -214,7 +214,7 @@ wire! {
         pub tenant: String = required,
         /// EIP-155 chain id.
         pub chain_id: u64,
-        /// `forward` or `call`.
+        /// `forward`, `call` or `authorization`.
         pub kind: String,
         /// Status.
         pub status: OpenStatus,

@@ -395,7 +395,7 @@ class RequestSummary:
     deadline_at_ms: int
     #: The request's id.
     id: str
-    #: `forward` or `call`.
+    #: `forward`, `call` or `authorization`.
     kind: str
     #: Worst case taken from the budget: the larger of cost and price.
     reserved_wei: int
