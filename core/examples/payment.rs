@@ -26,7 +26,7 @@ use slackwater::{
     contracts::fiat_token::{self, IFiatToken},
     policy::TenantPolicy,
     relay::{ChainSetup, LocalSigner, Relay, RpcEndpoint, RpcPool, SubmitItem, WaitFor},
-    request::{Authorization, KindName, Status, Submission, TokenDomain},
+    request::{Authorization, KindName, Reason, Status, Submission, TokenDomain},
 };
 
 /// First account of every development node: it pays for gas.
@@ -75,7 +75,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         return Err(format!("{id} ended {} ({:?})", record.status, record.reason).into());
     }
     // With the reason `executed_elsewhere` somebody else's transaction made the payment: it is made all the same.
-    println!("paid in {} ({:?})", record.tx_hash.unwrap_or_default(), record.reason);
+    let sender = if record.reason == Some(Reason::ExecutedElsewhere) { "somebody else" } else { "the relay" };
+    println!("paid in {}, sent by {sender}", record.tx_hash.unwrap_or_default());
     let call = json!({ "to": token, "input": Bytes::from(IFiatToken::balanceOfCall { account: shop }.abi_encode()) });
     let balance: Bytes = node.call("eth_call", json!([call, "latest"])).await?;
     println!("the shop has {}", U256::from_be_slice(&balance));
