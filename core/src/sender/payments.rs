@@ -3,6 +3,8 @@
 //! Anybody may submit what a payer authorized, so a payment that fails, or expires, may have been made by somebody else. The
 //! chain is asked first: at the head whether its nonce is used at all, at the final block by what.
 
+use std::ops::Bound;
+
 use super::{
     host::Host,
     input::{Command, Paid},
@@ -58,7 +60,12 @@ impl<H: Host> Sender<H> {
             return;
         }
         let known = |id: &RequestId| Some((*id, self.queue.get(*id)?.request.payment()?));
-        let payments = self.unread.keys().filter_map(known).take(H::NONCES_AT_ONCE).collect();
+        // In turns: those that the chain leaves open must not keep the others waiting.
+        let after = self.unread_after.map_or(Bound::Unbounded, Bound::Excluded);
+        let later = self.unread.range((after, Bound::Unbounded)).map(|(id, _)| id);
+        let all = later.chain(self.unread.keys());
+        let payments: Vec<_> = all.take(self.unread.len()).filter_map(known).take(H::NONCES_AT_ONCE).collect();
+        self.unread_after = payments.last().map(|(id, _)| *id);
         self.under_way.payments = true;
         self.command(Command::FindPayments { payments, final_block });
     }

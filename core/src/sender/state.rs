@@ -106,6 +106,8 @@ pub(crate) struct Sender<H: Host> {
     pub(crate) withdrawn: Set<RequestId>,
     /// Last user of the previous gap lookup; the next one continues after it.
     pub(crate) gaps_after: Option<User>,
+    /// The payment that was asked about last; `None` to begin with the first.
+    pub(crate) unread_after: Option<RequestId>,
     /// Users with a nonce gap: no request has the nonce that their waiting requests need first.
     pub(crate) gaps: Map<User, Gap>,
     /// Accumulated healthy time of the chain: the time between heads, at most `LATE_BLOCKS` block times per head.
@@ -175,6 +177,7 @@ impl<H: Host> Sender<H> {
             uncertain,
             withdrawn: Set::new(),
             gaps_after: None,
+            unread_after: None,
             gaps: Map::new(),
             healthy: Duration::ZERO,
             paces: Map::new(),

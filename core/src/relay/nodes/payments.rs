@@ -50,6 +50,11 @@ fn is_used(pool: &RpcPool, told: impl IntoIterator<Item = Bytes>) -> Option<bool
     [true, false].into_iter().find(|word| pool.is_majority(told.iter().filter(|told| *told == word).count()))
 }
 
+/// The answer of a majority, whichever node answers first: a transaction, or that there is none. `None` without one.
+fn agreed(told: &[Option<B256>], is_majority: impl Fn(usize) -> bool) -> Option<Option<B256>> {
+    told.iter().copied().find(|word| is_majority(told.iter().filter(|other| *other == word).count()))
+}
+
 /// What used the payment's nonce up to the final block.
 async fn used_by(pool: &RpcPool, payment: &Payment, final_block: u64) -> Paid {
     let topics = json!([AuthorizationUsed::SIGNATURE_HASH, payment.from.into_word(), payment.nonce]);
@@ -60,14 +65,9 @@ async fn used_by(pool: &RpcPool, payment: &Payment, final_block: u64) -> Paid {
             "address": payment.token, "topics": topics, "fromBlock": U64::from(first), "toBlock": U64::from(last),
         });
         let told = pool.call_settled::<Vec<FoundLog>>("eth_getLogs", json!([filter]), final_block).await;
-        if !pool.is_majority(told.len()) {
-            return Paid::Untold;
-        }
-        let told: Vec<B256> = told.iter().filter_map(|logs| Some(logs.first()?.transaction_hash)).collect();
-        if let Some(hash) = told.first().copied() {
-            if !pool.is_majority(told.iter().filter(|other| **other == hash).count()) {
-                return Paid::Untold;
-            }
+        let told: Vec<Option<B256>> = told.iter().map(|logs| logs.first().map(|log| log.transaction_hash)).collect();
+        let Some(agreed) = agreed(&told, |count| pool.is_majority(count)) else { return Paid::Untold };
+        if let Some(hash) = agreed {
             return match find_agreed(pool, hash).await.filter(|receipt| receipt.block_number <= final_block) {
                 None => Paid::Untold,
                 Some(receipt) if receipt.is_success && payment.is_made_by(&receipt.logs) => {
@@ -82,4 +82,27 @@ async fn used_by(pool: &RpcPool, payment: &Payment, final_block: u64) -> Paid {
         last = first - 1;
     }
     Paid::Otherwise
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_lying_node_neither_makes_nor_hides_a_payment() {
+        let (real, lie) = (B256::repeat_byte(1), B256::repeat_byte(2));
+        let of_three = |told: &[Option<B256>]| agreed(told, |count| count >= 2);
+        for place in 0..3 {
+            let mut told = [Some(real); 3];
+            told[place] = Some(lie);
+            assert_eq!(of_three(&told), Some(Some(real)));
+            told[place] = None;
+            assert_eq!(of_three(&told), Some(Some(real)));
+            let mut told = [None; 3];
+            told[place] = Some(lie);
+            assert_eq!(of_three(&told), Some(None));
+        }
+        assert_eq!(of_three(&[Some(real), Some(lie), None]), None);
+        assert_eq!(of_three(&[Some(real)]), None, "two are silent");
+    }
 }
