@@ -6,7 +6,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use alloy_primitives::{Address, U256};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use slackwater::{
+use slackwater_benches::{
+    World,
+    wallet::{Crowd, unix_seconds},
+};
+use slackwater_core::{
     Timestamp,
     chain::ChainSpec,
     request::{
@@ -15,10 +19,6 @@ use slackwater::{
         verify,
     },
     schedule::{ComposeLimits, PercentileOutlook, Queue, QueuedRequest},
-};
-use slackwater_benches::{
-    World,
-    wallet::{Crowd, unix_seconds},
 };
 
 const QUEUED: usize = 100_000;

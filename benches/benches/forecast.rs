@@ -5,7 +5,7 @@
 use std::{hint::black_box, time::Duration};
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use slackwater::{
+use slackwater_core::{
     BlockTimestamp,
     chain::{BaseFeeParams, FeeHeader, next_base_fee},
     forecast::{ForecastConfig, Forecaster, Prior},

@@ -4,7 +4,7 @@
 
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use slackwater::{
+use slackwater_core::{
     Timestamp,
     chain::{Fees, ReplacementRule},
     lane::{AttemptKind, Command, Event, HeadInfo, Lane, LaneConfig, Plan, SendOutcome},

@@ -7,12 +7,9 @@ use std::{sync::Arc, time::Instant};
 
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use slackwater::{
-    Timestamp,
-    ledger::{Ledger as _, NewRequest, PostgresConfig, PostgresLedger, SqliteConfig, SqliteLedger, Write},
-    request::RequestId,
-};
 use slackwater_benches::postgres::PostgresServer;
+use slackwater_core::{Timestamp, request::RequestId};
+use slackwater_ledger::{Ledger as _, NewRequest, PostgresConfig, PostgresLedger, SqliteConfig, SqliteLedger, Write};
 use tokio::{runtime::Runtime, task::JoinSet};
 
 const NOW: Timestamp = Timestamp(1_790_000_000_000);

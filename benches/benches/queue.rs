@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use alloy_primitives::{Address, B256, U256, keccak256};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use slackwater::{
+use slackwater_core::{
     Timestamp,
     request::{LaneId, VerifiedRequest, vehicle::Company},
     schedule::{ComposeLimits, PercentileOutlook, Queue, QueuedRequest},

@@ -7,16 +7,16 @@ use std::{collections::BTreeMap, hint::black_box, time::Duration};
 
 use alloy_primitives::{Address, B256, keccak256};
 use criterion::{Criterion, criterion_group, criterion_main};
-use slackwater::{
-    Timestamp,
-    request::{Submission, VerifyContext, recover, verify},
-};
 use slackwater_benches::{
     World,
     wallet::{Account, Crowd, unix_seconds},
 };
+use slackwater_core::{
+    Timestamp,
+    request::{Submission, VerifyContext, recover, verify},
+};
 
-/// As `slackwater::request::recover` does it without the feature `libsecp256k1`.
+/// As `slackwater_core::request::recover` does it without the feature `libsecp256k1`.
 fn recover_with_k256(digest: B256, signature: &[u8]) -> Option<Address> {
     use k256::ecdsa::{RecoveryId, Signature, VerifyingKey};
     let parity = signature[64] - 27;

@@ -11,10 +11,8 @@ use hyper::{
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
-use slackwater::{
-    client::SseParser,
-    wire::{self, Accepted, BatchResult, BatchResults, Counts, Lanes},
-};
+use slackwater_client::SseParser;
+use slackwater_core::wire::{self, Accepted, BatchResult, BatchResults, Counts, Lanes};
 
 use crate::{
     error::{BenchError, Result},
@@ -110,7 +108,7 @@ impl RequestState {
 
 /// True if a request with this status has ended.
 pub fn is_terminal(status: &str) -> bool {
-    slackwater::request::Status::from_name(status).is_some_and(slackwater::request::Status::is_terminal)
+    slackwater_core::request::Status::from_name(status).is_some_and(slackwater_core::request::Status::is_terminal)
 }
 
 impl RelayerClient {

@@ -9,8 +9,8 @@ use alloy_eips::{
 };
 use alloy_primitives::{Address, B256, Bytes, Signature, U256};
 use alloy_sol_types::SolCall;
-use slackwater::request::{Authorization, TokenDomain};
 use slackwater_contracts::fiat_token::{self, IFiatToken};
+use slackwater_core::request::{Authorization, TokenDomain};
 
 use crate::{
     error::{BenchError, Result},

@@ -5,11 +5,11 @@ use alloy_sol_types::SolCall;
 use hyper::body::Bytes as Body;
 use secp256k1::{Message, SECP256K1, SecretKey, ecdsa::RecoveryId};
 use serde_json::{Value, json};
-use slackwater::request::{Forward, ForwarderDomain};
 use slackwater_contracts::{
     forwarder::ForwardRequestData,
     guestbook::IGuestbook::{markCall, signCall},
 };
+use slackwater_core::request::{Forward, ForwarderDomain};
 
 use crate::world::World;
 
@@ -300,7 +300,7 @@ mod tests {
         let nonces: Vec<_> = requests.iter().map(|request| request.forward.nonce.to::<u64>()).collect();
         assert_eq!(nonces, [0, 0, 1, 1]);
         for request in requests {
-            let recovered = slackwater::request::recover(request.id, &request.forward.signature);
+            let recovered = slackwater_core::request::recover(request.id, &request.forward.signature);
             assert_eq!(recovered, Ok(request.forward.from));
         }
     }

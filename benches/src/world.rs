@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use alloy_primitives::{Address, B256, Bytes, U256};
 use alloy_sol_types::SolCall;
-use slackwater::request::ForwarderDomain;
 use slackwater_contracts::{
     forwarder::{self, eip712DomainCall},
     guestbook, multicall3, nasty,
 };
+use slackwater_core::request::ForwarderDomain;
 
 use crate::{
     error::{BenchError, Result},

@@ -17,10 +17,10 @@ use std::{error::Error, time::Duration};
 use alloy_primitives::{Address, B256, Bytes, U256};
 use alloy_sol_types::SolCall;
 use serde_json::{Value, json};
-use slackwater::{
+use slackwater::relay::{ChainSetup, LocalSigner, Relay, RpcEndpoint, RpcPool, SubmitItem, WaitFor};
+use slackwater_core::{
     chain::ChainSpec,
     contracts::{forwarder, guestbook},
-    relay::{ChainSetup, LocalSigner, Relay, RpcEndpoint, RpcPool, SubmitItem, WaitFor},
     request::{Forward, ForwarderDomain, Status, Submission},
 };
 

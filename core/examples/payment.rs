@@ -21,11 +21,11 @@ use std::{
 use alloy_primitives::{Address, B256, Bytes, U64, U256};
 use alloy_sol_types::SolCall;
 use serde_json::{Value, json};
-use slackwater::{
+use slackwater::relay::{ChainSetup, LocalSigner, Relay, RpcEndpoint, RpcPool, SubmitItem, WaitFor};
+use slackwater_core::{
     chain::ChainSpec,
     contracts::fiat_token::{self, IFiatToken},
     policy::TenantPolicy,
-    relay::{ChainSetup, LocalSigner, Relay, RpcEndpoint, RpcPool, SubmitItem, WaitFor},
     request::{Authorization, KindName, Reason, Status, Submission, TokenDomain},
 };
 

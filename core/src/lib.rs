@@ -1,8 +1,7 @@
 //! A gas-aware relayer as a library: it takes signed requests, promises inclusion by a deadline, batches them, and
 //! drives every transaction to finality, executing each request at most once.
 //!
-#![cfg_attr(feature = "relay", doc = "```no_run")]
-#![cfg_attr(not(feature = "relay"), doc = "```ignore")]
+//! ```no_run
 //! use std::time::Duration;
 //!
 //! use slackwater::{
@@ -37,48 +36,13 @@
 //! [`tuning`], [`wire`], [`client`]. With feature `client-http`: `client_http`. With feature `relay` (the default): `ledger` and
 //! `relay`, which do the work.
 
-// `keys!` names this crate, here and elsewhere.
-extern crate self as slackwater;
-
 pub use slackwater_contracts as contracts;
+pub use slackwater_core::{BlockTimestamp, Timestamp};
 
-pub mod backtest;
-pub mod chain;
-pub mod client;
-#[cfg(feature = "client-http")]
-pub mod client_http;
-pub mod forecast;
-mod json;
-pub mod lane;
-pub mod market;
-mod ordered;
-pub mod policy;
-#[cfg(any(feature = "client-http", feature = "relay"))]
-mod private;
-#[cfg(not(feature = "simulation"))]
-#[cfg_attr(not(feature = "relay"), allow(dead_code, reason = "the pure rooms keep some of them"))]
-#[expect(unreachable_pub, reason = "the simulator sees it")]
-mod protection;
-#[cfg(feature = "simulation")]
-pub mod protection;
-pub mod provenance;
-#[cfg_attr(not(feature = "relay"), allow(dead_code, reason = "the ledger uses some of it"))]
-pub mod record;
-pub mod request;
-pub mod schedule;
-#[cfg_attr(
-    not(feature = "relay"),
-    allow(dead_code, unused_imports, unreachable_pub, reason = "a page's relay uses less of it")
-)]
-mod sender;
-mod table;
-mod time;
-pub mod tuning;
-pub mod wire;
+// Modules of the decisions and the ledger, under the same paths as there.
+use slackwater_core::{
+    chain, forecast, lane, market, policy, protection, provenance, record, request, schedule, sender, time, tuning,
+};
+use slackwater_ledger as ledger;
 
-#[cfg(feature = "relay")]
-pub mod ledger;
-#[cfg(feature = "relay")]
 pub mod relay;
-
-pub use time::{BlockTimestamp, Timestamp};

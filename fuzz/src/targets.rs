@@ -3,13 +3,13 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use alloy_primitives::{Address, B256, U256, address, hex, keccak256, uint};
-use slackwater::{
+use slackwater_client::{Follow, HttpAnswer, Outbox, OutboxConfig, SseParser, Submit, api, rpc};
+use slackwater_core::{
     Timestamp,
     chain::{
         ChainSpec, FeeHeader, LineaPricing, OpBaseFeeParams, RpcErrorClass, classify, classify_http,
         data_fee::OpL1Params, hint,
     },
-    client::{Follow, HttpAnswer, Outbox, OutboxConfig, SseParser, Submit, api, rpc},
     forecast::{ForecastConfig, Forecaster, ForecasterState, ModelRegistry, Prior},
     market::csv,
     provenance::Decision,
@@ -232,7 +232,7 @@ fn client_answer(input: &[u8]) -> bool {
     );
     if let Ok(accepted) = api::submit(&any.expect("a call")).parse(&answer(202)) {
         let json = serde_json::to_value(&accepted).expect("JSON");
-        assert_eq!(serde_json::from_value::<slackwater::client::Accepted>(json).ok(), Some(accepted));
+        assert_eq!(serde_json::from_value::<slackwater_client::Accepted>(json).ok(), Some(accepted));
         is_understood = true;
     }
     is_understood

@@ -3,10 +3,10 @@
 use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
 
 use alloy_primitives::{Address, B256, Bytes, U256};
-use slackwater::{
+use slackwater::relay::LocalSigner;
+use slackwater_core::{
     Timestamp,
     chain::{Fees, ReplacementRule, data_fee::TxSize},
-    relay::LocalSigner,
 };
 
 use crate::{

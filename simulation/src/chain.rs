@@ -9,7 +9,7 @@ use alloy_consensus::{Transaction as _, TxEnvelope};
 use alloy_eips::eip2718::Decodable2718 as _;
 use alloy_primitives::{Address, B256, Bytes, Log, U256, keccak256};
 use alloy_sol_types::{SolCall as _, SolEvent as _};
-use slackwater::{
+use slackwater_core::{
     chain::{
         ChainSpec, FeeHeader, Fees,
         data_fee::{DataFeeModel, TxSize},
@@ -138,7 +138,7 @@ pub(crate) fn content(to: Address, sender: Address, data: &[u8], signatures: &Si
 pub(crate) fn decode(raw: &Bytes, signatures: &Signatures) -> Option<Tx> {
     let tx = TxEnvelope::decode_2718(&mut raw.as_ref()).ok()?;
     let TxEnvelope::Eip1559(signed) = &tx else { return None };
-    let sender = slackwater::request::recover(signed.signature_hash(), &signed.signature().as_bytes()).ok()?;
+    let sender = slackwater_core::request::recover(signed.signature_hash(), &signed.signature().as_bytes()).ok()?;
     let to = tx.to()?;
     let data = tx.input().clone();
     Some(Tx {

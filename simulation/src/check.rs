@@ -7,13 +7,13 @@ use std::{
 };
 
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
-use slackwater::{
+use slackwater::relay::{LaneStatus, LocalSigner};
+use slackwater_core::{
     Timestamp,
     chain::ClientRule,
-    ledger::{BatchState, MemoryStore, RequestRecord},
-    relay::{LaneStatus, LocalSigner},
     request::{BatchId, Forward, LaneId, Reason, RequestId, Status, VerifiedRequest, settlement::CostAccount},
 };
+use slackwater_ledger::{BatchState, MemoryStore, RequestRecord};
 
 use crate::{
     chain::{self, Block, Content, GOOD, Item, Receipt, Tx, op_of},

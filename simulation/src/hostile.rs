@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 
 use alloy_primitives::{Address, U256};
-use slackwater::{
+use slackwater::relay::{LocalSigner, SubmitItem};
+use slackwater_core::{
     Timestamp,
-    relay::{LocalSigner, SubmitItem},
     request::{Forward, ForwarderDomain, Submission},
 };
 

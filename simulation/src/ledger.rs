@@ -4,14 +4,13 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use alloy_primitives::Address;
 use async_trait::async_trait;
-use slackwater::{
+use slackwater_core::{
     Timestamp,
-    ledger::{
-        AccountRow, AttemptRecord, BatchMember, BatchRecord, CostRow, DecisionRow, Durable, EventFilter, EventRecord,
-        KeyUse, Ledger, LedgerError, MarginRow, MemoryLedger, RequestFilter, RequestRecord, SpentRow, Write,
-        WriteOutcome,
-    },
     request::{BatchId, LaneId, RequestId, Status, TargetRecord},
+};
+use slackwater_ledger::{
+    AccountRow, AttemptRecord, BatchMember, BatchRecord, CostRow, DecisionRow, Durable, EventFilter, EventRecord,
+    KeyUse, Ledger, LedgerError, MarginRow, MemoryLedger, RequestFilter, RequestRecord, SpentRow, Write, WriteOutcome,
 };
 
 use crate::node::{Shared, lock};

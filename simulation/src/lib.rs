@@ -21,5 +21,5 @@ pub use hostile::{HostileSigner, HostileTarget, Hostility, Lie};
 pub use plan::{DataFee, Faults, Happening, Plan};
 pub use run::{Report, run, run_scenario, run_without};
 pub use scenario::Scenario;
-pub use slackwater::protection::Protection;
+pub use slackwater_core::protection::Protection;
 pub use world::Counts;

@@ -10,13 +10,13 @@ use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy_sol_types::{SolCall as _, SolValue as _};
 use async_trait::async_trait;
 use serde_json::{Value, json};
-use slackwater::{
+use slackwater::relay::{RpcReply, RpcTransport};
+use slackwater_core::{
     chain::{Fees, Taken, TransportFailure, classify, data_fee::DataFeeModel},
     contracts::{
         forwarder, multicall3,
         rollup::{self, GasPriceOracle, L1Block},
     },
-    relay::{RpcReply, RpcTransport},
 };
 
 use crate::{
@@ -38,7 +38,7 @@ fn texts() -> &'static Vec<(String, i64, String)> {
     static TEXTS: OnceLock<Vec<(String, i64, String)>> = OnceLock::new();
     TEXTS.get_or_init(|| {
         let corpus: Value =
-            serde_json::from_str(include_str!("../../core/tests/vectors/rpc_errors.json")).expect("JSON");
+            serde_json::from_str(include_str!("../../core/pure/tests/vectors/rpc_errors.json")).expect("JSON");
         let rows = corpus["rows"].as_array().expect("rows");
         rows.iter()
             .filter_map(|row| {

@@ -3,10 +3,10 @@
 use std::{collections::BTreeSet, ops::Range, time::Duration};
 
 use alloy_primitives::U256;
-use slackwater::{
+use slackwater::relay::{LocalSigner, SubmitItem};
+use slackwater_core::{
     Timestamp,
     chain::{ChainFamily, ChainSpec, FinalityRule},
-    relay::{LocalSigner, SubmitItem},
     request::{Call, Forward, ForwarderDomain, RequestId, Submission},
 };
 

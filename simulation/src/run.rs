@@ -6,16 +6,16 @@ use std::{
     time::Duration,
 };
 
-use slackwater::{
+use slackwater::relay::{
+    ChainSetup, ChainTuning, ForwarderSetup, Relay, RelayConfig, RpcEndpoint, SubmitError, SubmitItem, TimingMode,
+};
+use slackwater_core::{
     chain::ChainSpec,
-    ledger::{GroupCommitConfig, MemoryLedger},
     policy::{Budget, KindName, TargetRule, TenantPolicy},
     protection::Protection,
-    relay::{
-        ChainSetup, ChainTuning, ForwarderSetup, Relay, RelayConfig, RpcEndpoint, SubmitError, SubmitItem, TimingMode,
-    },
     request::{Call, Status},
 };
+use slackwater_ledger::{GroupCommitConfig, MemoryLedger};
 use tokio::time::Instant;
 
 use crate::{
@@ -452,7 +452,7 @@ impl World {
         due
     }
 
-    fn due_withdrawals(&mut self) -> Vec<(&'static str, slackwater::request::RequestId)> {
+    fn due_withdrawals(&mut self) -> Vec<(&'static str, slackwater_core::request::RequestId)> {
         let now = self.now();
         let mut due = Vec::new();
         for operation in &mut self.operations {
@@ -470,7 +470,7 @@ impl World {
         &mut self,
         place: usize,
         is_impostor: bool,
-        answer: Result<slackwater::request::RequestId, SubmitError>,
+        answer: Result<slackwater_core::request::RequestId, SubmitError>,
     ) {
         let now = self.now();
         let op = self.operations[place].op;

@@ -7,16 +7,16 @@ use std::{
 };
 
 use alloy_primitives::{Address, B256, Bytes, U256};
-use slackwater::{
+use slackwater::relay::LocalSigner;
+use slackwater_core::{
     Timestamp,
     chain::{
         ChainSpec, ClientRule,
         data_fee::{DataFeeModel, OpFork, OpL1Params},
     },
-    ledger::MemoryStore,
-    relay::LocalSigner,
     request::RequestId,
 };
+use slackwater_ledger::MemoryStore;
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{

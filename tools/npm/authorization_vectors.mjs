@@ -3,7 +3,7 @@
 //   node authorization_vectors.mjs OUT_FILE
 //
 // Keys and signatures (RFC 6979) are deterministic, so the file is the same on every run.
-// `cargo xtask contracts` runs this for `core/tests/vectors/eip3009.json`.
+// `cargo xtask contracts` runs this for `core/pure/tests/vectors/eip3009.json`.
 
 import { Interface, TypedDataEncoder, Wallet } from 'ethers'
 import { mkdirSync, writeFileSync } from 'node:fs'

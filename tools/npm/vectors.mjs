@@ -3,7 +3,7 @@
 //   node vectors.mjs OUT_FILE
 //
 // Keys and signatures (RFC 6979) are deterministic, so the file is the same on every run.
-// `cargo xtask contracts` runs this for `core/tests/vectors/eip712.json`.
+// `cargo xtask contracts` runs this for `core/pure/tests/vectors/eip712.json`.
 
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'

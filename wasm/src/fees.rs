@@ -1,7 +1,7 @@
 //! Base fee of the next blocks.
 
 use serde::Deserialize;
-use slackwater::chain::{self, BaseFeeParams, FeeHeader, GasTarget, Metering};
+use slackwater_core::chain::{self, BaseFeeParams, FeeHeader, GasTarget, Metering};
 use wasm_bindgen::prelude::{JsValue, wasm_bindgen};
 
 use crate::{

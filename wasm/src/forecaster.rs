@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use slackwater::{
+use slackwater_core::{
     BlockTimestamp,
     forecast::{self, ForecastConfig, HorizonForecast, Prior},
     market::{FeeHistory, FeePoint, HistoryFeed, Tips, Utilisation},

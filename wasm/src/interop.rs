@@ -3,7 +3,7 @@
 use std::{borrow::Cow, fmt};
 
 use serde::{Serialize, de::DeserializeOwned};
-use slackwater::client::{ClientError, read_json};
+use slackwater_client::{ClientError, read_json};
 use wasm_bindgen::prelude::{JsValue, wasm_bindgen};
 
 /// Longest accepted input, bytes of JSON: far more than the longest fee history or model.
@@ -60,7 +60,7 @@ fn details(error: &ClientError) -> Option<String> {
     #[serde(rename_all = "camelCase")]
     struct Details<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
-        problem: Option<&'a slackwater::client::Problem>,
+        problem: Option<&'a slackwater_client::Problem>,
         is_retryable: bool,
         is_ambiguous: bool,
     }

@@ -3,11 +3,8 @@
 use alloy_primitives::Address;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use slackwater::{
-    chain::FinalityRule,
-    client::rpc::{self, BlockRef, RpcCall, RpcError},
-    request::ForwarderDomain,
-};
+use slackwater_client::rpc::{self, BlockRef, RpcCall, RpcError};
+use slackwater_core::{chain::FinalityRule, request::ForwarderDomain};
 use wasm_bindgen::prelude::wasm_bindgen;
 
 use crate::{

@@ -1,7 +1,7 @@
 //! Nonces that requests get when they are signed.
 
 use alloy_primitives::Address;
-use slackwater::client::{self, Place, rpc};
+use slackwater_client::{Place, rpc};
 #[cfg(feature = "page")]
 use wasm_bindgen::prelude::wasm_bindgen;
 
@@ -17,7 +17,7 @@ use crate::{
 /// Assigns a nonce to a request, and returns it. `answer` is the node's to `nonceCall`; `held` are names of nonces that
 /// others hold, one per line, like those of `elsewhere`.
 pub(crate) fn assign(
-    nonces: &mut client::Nonces,
+    nonces: &mut slackwater_client::Nonces,
     now: f64,
     request: (&JsDomain, &JsForward),
     answer: &JsUnknown,
@@ -37,7 +37,12 @@ pub(crate) fn assign(
 
 /// Passes in that a request was signed, or else that it will not be. False if it was, and does not hold its nonce (any
 /// more).
-pub(crate) fn signed(nonces: &mut client::Nonces, now: f64, id: &str, is_signed: bool) -> Result<bool, Failure> {
+pub(crate) fn signed(
+    nonces: &mut slackwater_client::Nonces,
+    now: f64,
+    id: &str,
+    is_signed: bool,
+) -> Result<bool, Failure> {
     let id = request_id(id)?;
     if is_signed {
         return Ok(nonces.signed(instant(now), id));
@@ -51,7 +56,7 @@ pub(crate) fn signed(nonces: &mut client::Nonces, now: f64, id: &str, is_signed:
 #[wasm_bindgen]
 #[derive(Debug, Default)]
 pub struct Nonces {
-    inner: client::Nonces,
+    inner: slackwater_client::Nonces,
 }
 
 #[cfg(feature = "page")]

@@ -1,17 +1,19 @@
-//! A relay in the page: `slackwater::client::local`, driven from JavaScript.
+//! A relay in the page: `slackwater_client::local`, driven from JavaScript.
 
 use std::time::Duration;
 
 use alloy_primitives::{Bytes, U256};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use slackwater::{
-    chain::ReplacementRule,
-    client::local::{
+use slackwater_client::{
+    local::{
         self, Admitted, CallAnswer, ConfigError, LocalAsk, LocalCommand, LocalConfig, LocalError, LocalTiming,
         SessionKey, WithdrawAsk, WithdrawError, Withdrawal,
     },
-    client::read_json,
+    read_json,
+};
+use slackwater_core::{
+    chain::ReplacementRule,
     request::{Call, Forward, Status},
 };
 use wasm_bindgen::prelude::{JsValue, wasm_bindgen};

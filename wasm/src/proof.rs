@@ -2,7 +2,7 @@
 
 use alloy_primitives::B256;
 use serde::Deserialize;
-use slackwater::{
+use slackwater_core::{
     provenance,
     request::{Promise, RequestId},
 };

@@ -4,12 +4,10 @@
 use alloy_primitives::B256;
 use alloy_primitives::{Bytes, U256};
 use serde::Deserialize;
+use slackwater_client::{ForwardBuilder, UnsignedForward};
 #[cfg(feature = "client")]
-use slackwater::request;
-use slackwater::{
-    client::{ForwardBuilder, UnsignedForward},
-    request::{Forward, ForwarderDomain},
-};
+use slackwater_core::request;
+use slackwater_core::request::{Forward, ForwarderDomain};
 use wasm_bindgen::prelude::{JsValue, wasm_bindgen};
 
 use crate::{

@@ -9,7 +9,7 @@ use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{Error, Unexpected, Visitor},
 };
-use slackwater::{Timestamp, request::RequestId};
+use slackwater_core::{Timestamp, request::RequestId};
 #[cfg(feature = "client")]
 use wasm_bindgen::prelude::wasm_bindgen;
 

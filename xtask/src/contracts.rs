@@ -12,7 +12,7 @@ use crate::tools::{anvil, npm_tools, repo_root, run_node};
 /// Regenerate contract artifacts and EIP-712 vectors from the pinned npm packages.
 ///
 /// Writes `bindings/contracts/artifacts` (compiled with the pinned solc, compared with what
-/// OpenZeppelin publishes) and `core/tests/vectors/{eip712,eip3009}.json` (signed by viem and ethers).
+/// OpenZeppelin publishes) and `core/pure/tests/vectors/{eip712,eip3009}.json` (signed by viem and ethers).
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Write nothing; fail if a committed file differs from what would be written.
@@ -43,7 +43,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     check_lock()?;
     let root = repo_root();
     let artifacts = root.join("bindings/contracts/artifacts");
-    let vectors = root.join("core/tests/vectors");
+    let vectors = root.join("core/pure/tests/vectors");
     let fresh = root.join("target/xtask/contracts");
     let fresh_artifacts = fresh.join("artifacts");
     let fresh_vectors = fresh.join("vectors");

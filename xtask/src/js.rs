@@ -53,7 +53,7 @@ pub(crate) fn package() -> Result<Option<String>> {
         return Ok(Some(why));
     }
     for (from, to) in [
-        ("core/src/forecast/prior.json", "wasm/prior.json"),
+        ("core/pure/src/forecast/prior.json", "wasm/prior.json"),
         ("LICENSE-APACHE", "LICENSE-APACHE"),
         ("LICENSE-MIT", "LICENSE-MIT"),
     ] {

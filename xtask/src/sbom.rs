@@ -23,7 +23,8 @@ pub(crate) struct Args {
 }
 
 /// Published crates, with their folders.
-const SHIPPED: [(&str, &str); 2] = [("slackwater-relayer", "relayer-bin"), ("slackwater", "core")];
+const SHIPPED: [(&str, &str); 3] =
+    [("slackwater-relayer", "relayer-bin"), ("slackwater", "core"), ("slackwater-client", "core/client")];
 
 /// Pinned version of the tool: its output must not change from one day to the next.
 const CYCLONEDX: &str = "0.5.9";

@@ -19,7 +19,6 @@ use alloy_sol_types::SolCall as _;
 use clap::Parser;
 use flate2::{Compression, write::GzEncoder};
 use serde_json::{Value, json};
-use slackwater::request::Status;
 use slackwater_benches::{
     Anvil, BenchError, Proxy, Relayer, Result, World,
     http::post_json,
@@ -33,6 +32,7 @@ use slackwater_contracts::{
     guestbook::IGuestbook::markCall,
     nasty::INasty::{armCall, ifArmedRevertCall, revertAlwaysCall},
 };
+use slackwater_core::request::Status;
 
 /// Make a ledger with requests in every status, as the given version of the relayer writes it.
 ///

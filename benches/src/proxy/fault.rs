@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use slackwater::chain::RpcErrorClass;
+use slackwater_core::chain::RpcErrorClass;
 
 use crate::rng::Rng;
 

@@ -24,7 +24,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use slackwater::{
+use slackwater_core::{
     chain::{
         ClientRule, Fees, RpcErrorClass,
         data_fee::{OpFork, OpL1Params, TxSize},

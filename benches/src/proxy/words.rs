@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use slackwater::chain::RpcErrorClass;
+use slackwater_core::chain::RpcErrorClass;
 
 #[derive(Deserialize)]
 struct Corpus {
@@ -22,7 +22,7 @@ struct CorpusRow {
 /// # Panics
 /// If the corpus has none at all for `class`.
 pub fn error_text(client: &str, class: RpcErrorClass) -> (i64, String) {
-    let corpus: Corpus = serde_json::from_str(include_str!("../../../core/tests/vectors/rpc_errors.json"))
+    let corpus: Corpus = serde_json::from_str(include_str!("../../../core/pure/tests/vectors/rpc_errors.json"))
         .unwrap_or_else(|error| panic!("rpc_errors.json: {error}"));
     let name = format!("{class:?}");
     let mut rows: Vec<_> = corpus.rows.into_iter().filter(|row| row.class == name).collect();

@@ -6,7 +6,7 @@ use std::{
 };
 
 use alloy_primitives::{Address, B256};
-use slackwater::{
+use slackwater_core::{
     request::{Reason, Status},
     wire::{Counts, RequestPage, RequestSummary},
 };

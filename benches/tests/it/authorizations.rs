@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use alloy_primitives::{Address, B256, U64, U256, keccak256};
 use alloy_sol_types::{SolCall, SolEvent};
-use slackwater::request::Authorization;
 use slackwater_benches::{
     Result,
     node::{Receipt, TestTransaction},
@@ -16,6 +15,7 @@ use slackwater_contracts::{
     eip3009::{IERC3009, IEip712Token},
     multicall3::{self, Call3, aggregate3Call},
 };
+use slackwater_core::request::Authorization;
 
 use crate::capped_calls::{Chain, outcomes};
 

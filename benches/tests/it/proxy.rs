@@ -5,12 +5,12 @@ use std::time::Duration;
 use alloy_consensus::{SignableTransaction as _, TxEip1559, TxEnvelope};
 use alloy_eips::eip2718::Encodable2718 as _;
 use alloy_primitives::{Address, Bytes, Signature, TxKind, U256};
-use slackwater::chain::{ClientRule, RpcErrorClass, classify};
 use slackwater_benches::{
     Anvil, BenchError, Node, Proxy, Result,
     proxy::{Fault, ReceiptLie, Rule, StrictPool},
     wallet::Account,
 };
+use slackwater_core::chain::{ClientRule, RpcErrorClass, classify};
 
 const GWEI: u128 = 1_000_000_000;
 

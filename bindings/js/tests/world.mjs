@@ -12,7 +12,7 @@ import { fileURLToPath } from 'node:url'
 export const ROOT = fileURLToPath(new URL('../../..', import.meta.url))
 export const PACKAGE = join(ROOT, 'bindings/js/node_modules/slackwater')
 
-const json = (path) => JSON.parse(readFileSync(join(ROOT, 'core/tests/vectors', path), 'utf8'))
+const json = (path) => JSON.parse(readFileSync(join(ROOT, 'core/pure/tests/vectors', path), 'utf8'))
 export const vectors = () => ({
   eip712: json('eip712.json'),
   fees: json('fees.json'),

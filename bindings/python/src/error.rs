@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use pyo3::prelude::*;
-use slackwater::client::ClientError;
+use slackwater_client::ClientError;
 
 /// Builds the exception of `slackwater._errors` for a code.
 fn build(

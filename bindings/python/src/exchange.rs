@@ -2,13 +2,11 @@
 
 use pyo3::prelude::*;
 use serde::{Deserialize, Serialize};
-use slackwater::{
-    Timestamp,
-    client::{
-        self, ApiCall, ChainFees, Chains, Forecast, HttpAnswer, Quote, RequestDetail, RequestSummary, RetryPolicy,
-        Step, TransportError, api,
-    },
+use slackwater_client::{
+    ApiCall, ChainFees, Chains, Forecast, HttpAnswer, Quote, RequestDetail, RequestSummary, RetryPolicy, Step,
+    TransportError, api,
 };
+use slackwater_core::Timestamp;
 
 use crate::{
     error::client as client_error,
@@ -26,7 +24,7 @@ trait AnyExchange: Send + Sync {
     ) -> PyResult<Option<String>>;
 }
 
-impl<T: Serialize> AnyExchange for client::Exchange<T> {
+impl<T: Serialize> AnyExchange for slackwater_client::Exchange<T> {
     fn step(&self, now: Timestamp) -> Result<Call, Timestamp> {
         match Self::step(self, now) {
             Step::Send(http) => Ok(call(http)),
@@ -53,7 +51,7 @@ impl<T: Serialize> AnyExchange for client::Exchange<T> {
 pub(crate) struct Exchange(Box<dyn AnyExchange>);
 
 fn exchange<T: Serialize + 'static>(call: ApiCall<T>) -> Exchange {
-    Exchange(Box::new(client::Exchange::new(call, RetryPolicy::default(), None)))
+    Exchange(Box::new(slackwater_client::Exchange::new(call, RetryPolicy::default(), None)))
 }
 
 #[derive(Deserialize)]
@@ -63,7 +61,7 @@ struct OfBatch {
 
 #[pymethods]
 impl Exchange {
-    /// The call `name` of the API, with arguments in JSON as `slackwater::client::api::by_name` says.
+    /// The call `name` of the API, with arguments in JSON as `slackwater_client::api::by_name` says.
     #[new]
     fn new(name: &str, arguments: &str) -> PyResult<Self> {
         match name {

@@ -1,7 +1,7 @@
 //! Base fee of the next blocks, and classification of a node's refusals.
 
 use pyo3::prelude::*;
-use slackwater::chain::{self, BaseFeeParams, FeeHeader, GasTarget, Metering};
+use slackwater_core::chain::{self, BaseFeeParams, FeeHeader, GasTarget, Metering};
 
 use crate::{error::failure, value::Uint};
 

@@ -2,7 +2,7 @@
 
 use pyo3::prelude::*;
 use serde::Serialize;
-use slackwater::client::{self, FollowStep, Until};
+use slackwater_client::{FollowStep, Until};
 
 use crate::{
     error::{client as client_error, failure},
@@ -13,14 +13,14 @@ use crate::{
 #[serde(rename_all = "camelCase")]
 struct ChangeOut<'a> {
     from: Option<&'a str>,
-    event: &'a client::Event,
+    event: &'a slackwater_client::Event,
     is_fallback: bool,
 }
 
 /// Follows one request. Call `step`, carry out its instruction, pass the outcome back, take the changes.
 #[pyclass(module = "slackwater")]
 #[derive(Debug)]
-pub(crate) struct Follow(client::Follow);
+pub(crate) struct Follow(slackwater_client::Follow);
 
 #[pymethods]
 impl Follow {
@@ -28,7 +28,7 @@ impl Follow {
     #[pyo3(signature = (id, *, to_inclusion=false, poll=None))]
     fn new(id: &str, to_inclusion: bool, poll: Option<f64>) -> PyResult<Self> {
         let until = if to_inclusion { Until::Included } else { Until::Terminal };
-        let follow = client::Follow::new(text("id", id)?).until(until);
+        let follow = slackwater_client::Follow::new(text("id", id)?).until(until);
         Ok(Self(match span("poll", poll)? {
             Some(every) => follow.polling(every),
             None => follow,
@@ -65,7 +65,7 @@ impl Follow {
 
     fn next_change(&mut self) -> PyResult<Option<String>> {
         let Some(change) = self.0.next_change() else { return Ok(None) };
-        let from = change.from.as_ref().map(client::Open::as_str);
+        let from = change.from.as_ref().map(slackwater_client::Open::as_str);
         write(&ChangeOut { from, event: &change.event, is_fallback: change.is_fallback }).map(Some)
     }
 

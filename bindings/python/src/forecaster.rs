@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 use serde::Serialize;
-use slackwater::{
+use slackwater_core::{
     BlockTimestamp,
     forecast::{self, ForecastConfig, HorizonForecast},
     market::{FeePoint, Tips, Utilisation},

@@ -2,10 +2,8 @@
 
 use alloy_primitives::{Address, U256};
 use pyo3::prelude::*;
-use slackwater::{
-    client::{self, ForwardBuilder, KeySigner, SignDigest as _},
-    request,
-};
+use slackwater_client::{ForwardBuilder, KeySigner, SignDigest as _};
+use slackwater_core::request;
 
 use crate::{
     error::{argument, client as client_error, failure},
@@ -48,7 +46,7 @@ impl ForwarderDomain {
 /// A request without its user's signature.
 #[pyclass(frozen, module = "slackwater")]
 #[derive(Debug)]
-pub(crate) struct UnsignedForward(pub(crate) client::UnsignedForward);
+pub(crate) struct UnsignedForward(pub(crate) slackwater_client::UnsignedForward);
 
 #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
 pub(crate) fn builder(

@@ -3,14 +3,12 @@
 use alloy_primitives::U256;
 use pyo3::{IntoPyObjectExt as _, prelude::*};
 use serde_json::json;
-use slackwater::{
-    chain::FinalityRule,
-    client::{
-        Event, RequestDetail,
-        rpc::{self, BlockRef, RpcCall, RpcError},
-        verify::{self, Binding, InclusionClaim, Verdict},
-    },
+use slackwater_client::{
+    Event, RequestDetail,
+    rpc::{self, BlockRef, RpcCall, RpcError},
+    verify::{self, Binding, InclusionClaim, Verdict},
 };
+use slackwater_core::chain::FinalityRule;
 
 use crate::{
     error::{argument, failure},
@@ -22,7 +20,7 @@ use crate::{
 enum Ask {
     ChainId(RpcCall<u64>),
     Nonce(RpcCall<U256>),
-    Domain(RpcCall<slackwater::request::ForwarderDomain>),
+    Domain(RpcCall<slackwater_core::request::ForwarderDomain>),
 }
 
 /// A query: send `body`, pass the answer to `parse`.

@@ -4,10 +4,8 @@ use std::time::Duration;
 
 use alloy_primitives::U256;
 use pyo3::prelude::*;
-use slackwater::{
-    client::{self, Addressee, Command, Enqueue, EntryView, IdempotencyKey, OutboxConfig, User},
-    request::Status,
-};
+use slackwater_client::{Addressee, Command, Enqueue, EntryView, IdempotencyKey, OutboxConfig, User};
+use slackwater_core::request::Status;
 
 use crate::{
     error::{client as client_error, failure},
@@ -21,7 +19,7 @@ use crate::{
 /// `timeout` at the time of `next_timeout`.
 #[pyclass(module = "slackwater")]
 #[derive(Debug)]
-pub(crate) struct Outbox(client::Outbox);
+pub(crate) struct Outbox(slackwater_client::Outbox);
 
 fn key(text: &str) -> PyResult<IdempotencyKey> {
     IdempotencyKey::new(text).map_err(|error| client_error(&error))
@@ -46,7 +44,7 @@ impl Outbox {
         let at_least_one = |value: Option<usize>, default: usize| value.unwrap_or(default).max(1);
         let linger: Option<Duration> = span("linger", linger)?;
         let identities = relayer.map(|relayer| relayer.addresses()).transpose()?.unwrap_or_default();
-        let outbox = client::Outbox::new(OutboxConfig {
+        let outbox = slackwater_client::Outbox::new(OutboxConfig {
             max_entries: at_least_one(max_entries, default.max_entries),
             max_batch_items: at_least_one(max_batch_items, default.max_batch_items),
             max_calls: at_least_one(max_calls, default.max_calls),

@@ -2,11 +2,8 @@
 
 use alloy_primitives::U256;
 use pyo3::prelude::*;
-use slackwater::{
-    Timestamp,
-    client::{CallAsk, IdempotencyKey, Submit},
-    request::Authorization,
-};
+use slackwater_client::{CallAsk, IdempotencyKey, Submit};
+use slackwater_core::{Timestamp, request::Authorization};
 
 use crate::{
     error::{argument, client as client_error},

@@ -5,10 +5,8 @@ use std::{fmt::Display, str::FromStr, time::Duration};
 use alloy_primitives::{B256, U256};
 use pyo3::{Borrowed, prelude::*, types::PyBool};
 use serde::{Serialize, de::DeserializeOwned};
-use slackwater::{
-    Timestamp,
-    client::{HttpAnswer, HttpCall, TransportError, TransportErrorKind},
-};
+use slackwater_client::{HttpAnswer, HttpCall, TransportError, TransportErrorKind};
+use slackwater_core::Timestamp;
 
 use crate::error::{argument, internal};
 

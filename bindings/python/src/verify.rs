@@ -2,13 +2,11 @@
 
 use alloy_primitives::{Address, B256};
 use pyo3::prelude::*;
-use slackwater::{
-    client::{
-        Accepted,
-        verify::{self, ExpectedPromise, LogProof},
-    },
-    provenance::{self, Entry, Head},
+use slackwater_client::{
+    Accepted,
+    verify::{self, ExpectedPromise, LogProof},
 };
+use slackwater_core::provenance::{self, Entry, Head};
 
 use crate::{
     error::{argument, client, failure},

@@ -23,7 +23,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 
 def vectors(name: str) -> Any:
-    return json.loads((ROOT / "core/tests/vectors" / f"{name}.json").read_text())
+    return json.loads((ROOT / "core/pure/tests/vectors" / f"{name}.json").read_text())
 
 
 def line_of(process: "subprocess.Popen[str]", start: str) -> str:

@@ -10,14 +10,14 @@ use alloy_primitives::{B256, U64, U256};
 use clap::{Args, Subcommand};
 use serde::Deserialize;
 use serde_json::json;
-use slackwater::{
-    ledger::{
-        EventFilter, EventRecord, Ledger, LedgerError, PostgresLedger, RequestFilter, RequestRecord, SqliteConfig,
-        SqliteLedger,
-    },
+use slackwater::relay::RpcPool;
+use slackwater_core::{
     provenance::{Acceptance, Decision, Ending, Entry, Head, verify_chain_from},
-    relay::RpcPool,
     request::{Reason, RequestId, Status},
+};
+use slackwater_ledger::{
+    EventFilter, EventRecord, Ledger, LedgerError, PostgresLedger, RequestFilter, RequestRecord, SqliteConfig,
+    SqliteLedger,
 };
 
 use super::{ConfigArgs, error::CliError, printable::printable};

@@ -16,7 +16,7 @@ use std::{
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use slackwater::{
+use slackwater_core::{
     backtest::{
         Deadlines, FileReport, ForecastRun, HorizonKey, Horizons, MAX_DEADLINES, SourceFault, TimingRun, Trace, pool,
         score_forecasts, score_timing,
@@ -203,8 +203,8 @@ enum Pass {
 
 /// Result of a pass.
 enum Outcome {
-    Forecasts(BTreeMap<HorizonKey, slackwater::backtest::HorizonReport>, Vec<Fan>),
-    Timing(u32, BTreeMap<u64, slackwater::backtest::DeadlineReport>),
+    Forecasts(BTreeMap<HorizonKey, slackwater_core::backtest::HorizonReport>, Vec<Fan>),
+    Timing(u32, BTreeMap<u64, slackwater_core::backtest::DeadlineReport>),
 }
 
 pub(super) async fn run(args: BacktestArgs) -> Result<(), CliError> {

@@ -7,7 +7,7 @@ use std::{
 
 use clap::Args;
 use serde_json::json;
-use slackwater::ledger::{Leases, Ledger, MARK_KEY, PostgresLedger, SqliteConfig, SqliteLedger, Write};
+use slackwater_ledger::{Leases, Ledger, MARK_KEY, PostgresLedger, SqliteConfig, SqliteLedger, Write};
 use tempfile::NamedTempFile;
 
 use super::{
@@ -186,7 +186,7 @@ async fn check(path: &Path) -> Result<(Summary, Findings), CliError> {
 /// Location of the ledger.
 enum Place {
     File(SqliteConfig),
-    Shared(Box<slackwater::ledger::PostgresConfig>),
+    Shared(Box<slackwater_ledger::PostgresConfig>),
 }
 
 fn place(database: Option<PathBuf>, config: &ConfigArgs) -> Result<Place, CliError> {

@@ -4,11 +4,10 @@ use clap::Args;
 use reqwest::StatusCode;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use slackwater::{
-    client::{ClientError, HttpCall, Method, Transport as _, TransportError, TransportErrorKind},
-    client_http::{HttpTransport, RelayerClient},
-    wire::Problem,
+use slackwater_client::{
+    ClientError, HttpCall, HttpTransport, Method, RelayerClient, Transport as _, TransportError, TransportErrorKind,
 };
+use slackwater_core::wire::Problem;
 
 use super::{
     error::{CliError, Exit},

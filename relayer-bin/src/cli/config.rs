@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 use serde_json::json;
-use slackwater::chain::{ChainSpec, preset_names};
+use slackwater_core::chain::{ChainSpec, preset_names};
 
 use super::{ConfigArgs, error::CliError};
 use crate::config;

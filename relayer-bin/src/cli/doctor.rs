@@ -7,15 +7,14 @@ use alloy_sol_types::SolCall;
 use clap::Args;
 use serde::Deserialize;
 use serde_json::json;
-use slackwater::{
-    chain::{ChainFamily, ChainSpec, FeeHeader, FinalityRule, LineaPricing, NextBaseFee, OpBaseFeeParams},
-    ledger::{Leases, Ledger, PostgresConfig, PostgresLedger, SqliteConfig, SqliteLedger},
-    relay::{
-        ChainSetup, IdentityKey, InstanceConfig, LocalSigner, RpcEndpoint, RpcPool, SubscriptionError,
-        compare_instances,
-    },
+use slackwater::relay::{
+    ChainSetup, IdentityKey, InstanceConfig, LocalSigner, RpcEndpoint, RpcPool, SubscriptionError, compare_instances,
 };
 use slackwater_contracts::{forwarder, multicall3};
+use slackwater_core::chain::{
+    ChainFamily, ChainSpec, FeeHeader, FinalityRule, LineaPricing, NextBaseFee, OpBaseFeeParams,
+};
+use slackwater_ledger::{Leases, Ledger, PostgresConfig, PostgresLedger, SqliteConfig, SqliteLedger};
 
 use super::{
     ConfigArgs,
@@ -363,7 +362,7 @@ async fn check_endpoint(report: &mut Report, subject: &str, pool: &RpcPool, spec
     let age_s = now_s.saturating_sub(head_s);
     let limit_s = (spec.block_time_ms.saturating_mul(STALE_BLOCKS) / 1_000).max(STALE_FLOOR_S);
     let finding =
-        format!("head {} of {}, {age_s} s old", head.number, instant(slackwater::Timestamp::from_secs(head_s)));
+        format!("head {} of {}, {age_s} s old", head.number, instant(slackwater_core::Timestamp::from_secs(head_s)));
     if head_s > now_s + spec.deadline_skew_s.max(1) {
         let finding = format!("{finding}: the chain's clock is {} s ahead of this machine's", head_s - now_s);
         report.add(Grade::Fail, subject, finding, "set this machine's clock (NTP), or raise spec.deadline_skew_s");

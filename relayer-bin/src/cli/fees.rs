@@ -10,7 +10,7 @@ use std::{
 use clap::{Args, Subcommand};
 use flate2::{Compression, read::MultiGzDecoder, write::GzEncoder};
 use indicatif::{ProgressBar, ProgressStyle};
-use slackwater::market::{
+use slackwater_core::market::{
     FeePoint, Tips,
     csv::{Cadence, CsvOptions, HEADER, parse, write_row},
 };

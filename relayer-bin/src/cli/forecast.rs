@@ -6,7 +6,7 @@ use std::{io::IsTerminal as _, path::PathBuf, time::Duration};
 
 use clap::Args;
 use serde_json::{Map, Value, json};
-use slackwater::{
+use slackwater_core::{
     backtest::Trace,
     forecast::{Forecast, ForecastConfig, Forecaster, MAX_STEPS},
     market::{FeePoint, csv::Cadence},

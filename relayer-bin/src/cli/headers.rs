@@ -7,11 +7,11 @@ use clap::Args;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use slackwater::{
+use slackwater::relay::{RpcEndpoint, RpcPool};
+use slackwater_core::{
     BlockTimestamp,
     chain::preset_for_chain_id,
     market::{FeePoint, Tips, Utilisation},
-    relay::{RpcEndpoint, RpcPool},
 };
 
 use super::error::{CliError, Exit};

@@ -7,7 +7,7 @@ use std::{
 };
 
 use flate2::read::MultiGzDecoder;
-use slackwater::market::csv::{CsvOptions, FeeTable, parse};
+use slackwater_core::market::csv::{CsvOptions, FeeTable, parse};
 
 use super::error::CliError;
 

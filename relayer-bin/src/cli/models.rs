@@ -8,7 +8,7 @@ use std::{
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use slackwater::wire::{ModelScores, ModelVersion, Models};
+use slackwater_core::wire::{ModelScores, ModelVersion, Models};
 
 use super::{
     client::{Client, RelayerArgs},

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use serde_json::json;
-use slackwater::wire::{Count, PauseBody, Pauses};
+use slackwater_core::wire::{Count, PauseBody, Pauses};
 
 use super::{
     client::{Client, RelayerArgs},

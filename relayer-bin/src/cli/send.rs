@@ -6,13 +6,13 @@ use alloy_primitives::{Address, B256, Bytes, U256};
 use clap::{Args, Subcommand};
 use reqwest::header;
 use serde_json::{Value, json};
-use slackwater::{
-    client::{
-        MAX_ANSWER_BYTES, Until,
-        rpc::{self, BlockRef},
-        verify::{ForwarderCheck, ForwarderFault},
-    },
-    relay::IdentityKey,
+use slackwater::relay::IdentityKey;
+use slackwater_client::{
+    MAX_ANSWER_BYTES, Until,
+    rpc::{self, BlockRef},
+    verify::{ForwarderCheck, ForwarderFault},
+};
+use slackwater_core::{
     request::{Authorization, Forward, ForwarderDomain, TokenDomain},
     wire::{self, Accepted, Account, BatchResults, Chain, Chains, Count, HexBytes, Kind, Quote, Span, Submit, Uint},
 };

@@ -3,9 +3,9 @@
 use std::{io::IsTerminal, time::Duration};
 
 use clap::{Args, ValueEnum};
-use slackwater::{
+use slackwater_client::{Follow, RetryPolicy};
+use slackwater_core::{
     Timestamp,
-    client::{self, Follow, RetryPolicy},
     request::{RequestId, Status},
     wire::{Attempt, Chains, Event, Lanes, Open, OpenReason, OpenStatus, Request, RequestSummary},
 };
@@ -73,7 +73,7 @@ enum Until {
     Terminal,
 }
 
-impl From<Until> for client::Until {
+impl From<Until> for slackwater_client::Until {
     fn from(until: Until) -> Self {
         match until {
             Until::Included => Self::Included,
@@ -219,7 +219,7 @@ pub(super) async fn watch(args: WatchArgs) -> Result<(), CliError> {
 pub(super) async fn follow(
     client: &Client,
     id: RequestId,
-    until: client::Until,
+    until: slackwater_client::Until,
     is_json: bool,
 ) -> Result<(), CliError> {
     // The first connection must work; later ones may break, since the request goes on by itself.
@@ -297,7 +297,7 @@ fn short(id: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use slackwater::request::Reason;
+    use slackwater_core::request::Reason;
 
     use super::*;
 

@@ -22,16 +22,16 @@ use std::{
 };
 
 use alloy_primitives::{B256, keccak256};
-use slackwater::{
+use slackwater::relay::{
+    ChainSetup, ChainTuning, ClusterConfig, ForwarderSetup, IdentityKey, LocalSigner, Relay, RelayBuilder, RpcEndpoint,
+    TokenSetup, call_problems,
+};
+use slackwater_core::{
     chain::ChainSpec,
-    ledger::{GroupCommitConfig, PostgresConfig, SqliteConfig},
     policy::{OpenLimits, TenantPolicy},
-    relay::{
-        ChainSetup, ChainTuning, ClusterConfig, ForwarderSetup, IdentityKey, LocalSigner, Relay, RelayBuilder,
-        RpcEndpoint, TokenSetup, call_problems,
-    },
     tuning::keys,
 };
+use slackwater_ledger::{GroupCommitConfig, PostgresConfig, SqliteConfig};
 
 pub use layers::Origin;
 pub(crate) use plain::{hidden, looks_secret};

@@ -9,13 +9,13 @@ use std::{borrow::Cow, collections::BTreeMap, marker::PhantomData};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use slackwater::{
-    ledger::{GroupCommitConfig, SqliteConfig},
+use slackwater::relay::{ChainTuning, ClusterConfig};
+use slackwater_core::{
     policy::{BudgetShares, OpenLimits, TenantPolicy},
-    relay::{ChainTuning, ClusterConfig},
     tuning::{Group, Key, Kind},
     wire::Uint,
 };
+use slackwater_ledger::{GroupCommitConfig, SqliteConfig};
 use toml::Table;
 
 use super::{
@@ -166,7 +166,7 @@ pub struct RawLog {
     /// `text` for people, `json` for machines.
     #[schemars(extend("x-default" = "\"text\""))]
     pub format: Option<RawLogFormat>,
-    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,slackwater::lane=debug`.
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,slackwater_core::lane=debug`.
     #[schemars(extend("x-default" = "\"info\""))]
     pub level: Option<String>,
 }
@@ -205,7 +205,7 @@ pub struct RawChain {
     /// Tokens with EIP-3009 whose payments are made (kind `authorization`).
     pub tokens: Vec<RawToken>,
     /// Facts of the chain that differ from the preset, or all of them without a preset; the keys are those of
-    /// `core/presets/*.toml`.
+    /// `core/pure/presets/*.toml`.
     #[schemars(with = "Option<BTreeMap<String, serde_json::Value>>")]
     pub spec: Option<Table>,
     /// Keys of [`ChainTuning`].

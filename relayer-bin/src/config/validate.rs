@@ -9,11 +9,8 @@ use std::{net::SocketAddr, time::Duration};
 
 use alloy_primitives::{Address, hex};
 use serde::{Serialize, de::DeserializeOwned};
-use slackwater::{
-    policy::OpenLimits,
-    relay::{UrlFault, check_http_url, check_ws_url},
-    tuning::Group,
-};
+use slackwater::relay::{UrlFault, check_http_url, check_ws_url};
+use slackwater_core::{policy::OpenLimits, tuning::Group};
 use toml::Table;
 
 use self::{

@@ -7,7 +7,7 @@ use axum::{
     extract::{Request, State},
     http::{Response, StatusCode},
 };
-use slackwater::{
+use slackwater_core::{
     policy::{self, PauseNote, PauseScope},
     wire::{self, Pause, PauseBody, Pauses, Reload},
 };

@@ -158,7 +158,7 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
     }
     Err(Problem::new(
         "unsupported_media_type",
-        format!("{} is not JSON: send `Content-Type: application/json`", slackwater::wire::Excerpt(essence)),
+        format!("{} is not JSON: send `Content-Type: application/json`", slackwater_core::wire::Excerpt(essence)),
     ))
 }
 

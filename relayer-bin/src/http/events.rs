@@ -17,11 +17,11 @@ use axum::{
     http::{HeaderMap, HeaderValue, Response, StatusCode, header},
 };
 use serde::Deserialize;
-use slackwater::{
-    ledger::{EventFilter, EventRecord, LedgerError},
+use slackwater_core::{
     request::{RequestId, Status},
     wire,
 };
+use slackwater_ledger::{EventFilter, EventRecord, LedgerError};
 use tokio::sync::{
     OwnedSemaphorePermit,
     broadcast::{self, error::RecvError},

@@ -42,10 +42,8 @@ use axum::{
 };
 use hyper::body::Body as _;
 use serde::{Deserialize, Serialize};
-use slackwater::{
-    relay::Relay,
-    tuning::{choice, keys},
-};
+use slackwater::relay::Relay;
+use slackwater_core::tuning::{choice, keys};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower_http::cors::{AllowOrigin, CorsLayer};

@@ -5,10 +5,8 @@ use axum::{
     extract::{Path, Request, State},
     http::{HeaderValue, Response, StatusCode, header},
 };
-use slackwater::{
-    relay::{ChainStatus, ModelError, ModelInfo, Relay},
-    wire::{self, ModelVersion, Models},
-};
+use slackwater::relay::{ChainStatus, ModelError, ModelInfo, Relay};
+use slackwater_core::wire::{self, ModelVersion, Models};
 
 use super::{Shared, auth::Caller, body, dto, problem::Problem, recorded};
 

@@ -55,7 +55,7 @@ impl Modify for Security {
 /// The document as JSON.
 pub fn document() -> String {
     let mut api = Api::openapi();
-    slackwater::wire::schema::inline(&mut api);
+    slackwater_core::wire::schema::inline(&mut api);
     api.to_json().unwrap_or_else(|error| unreachable!("the document is always JSON: {error}"))
 }
 

@@ -13,8 +13,8 @@ use axum::{
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use slackwater::{
-    relay::{ChainHealth, ChainStatus},
+use slackwater::relay::{ChainHealth, ChainStatus};
+use slackwater_core::{
     request::{BatchId, RequestId},
     wire::{
         self, Account, Batch, ChainFees, ChainForecast, Chains, CountRow, Counts, Lanes, LogHead, Probe, Readiness,
@@ -73,7 +73,7 @@ pub(super) async fn lanes(State(app): State<Shared>) -> Response<Body> {
 )]
 pub(super) async fn log_head(State(app): State<Shared>) -> Answer {
     let head = app.relay.log_head().await.map_err(Problem::from)?;
-    let head = head.unwrap_or_else(|| slackwater::provenance::Head::genesis(&app.relay.identity().to_string()));
+    let head = head.unwrap_or_else(|| slackwater_core::provenance::Head::genesis(&app.relay.identity().to_string()));
     Ok(body::json(StatusCode::OK, &LogHead { seq: head.seq, hash: head.hash }))
 }
 

@@ -12,14 +12,14 @@ use std::{
 };
 
 use alloy_primitives::{Address, FixedBytes, U256};
-use slackwater::{
+use slackwater::relay::{Relay, SubmitItem};
+use slackwater_core::{
     Timestamp,
-    ledger::{EndedByKey, EventRecord, KeyUse, LedgerError, OpenByKey},
     policy::Budget,
-    relay::{Relay, SubmitItem},
     request::{Deadline, RequestId},
     tuning::keys,
 };
+use slackwater_ledger::{EndedByKey, EventRecord, KeyUse, LedgerError, OpenByKey};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
 
 use super::{App, auth::Caller, problem::Problem};

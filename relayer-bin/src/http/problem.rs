@@ -10,12 +10,9 @@ use axum::{
     http::{HeaderValue, Response, StatusCode, header},
     response::IntoResponse,
 };
-use slackwater::{
-    forecast::RegistryError,
-    ledger::LedgerError,
-    relay::{CancelError, ModelError, PauseError, PolicyError, SubmitError, WaitError},
-    wire,
-};
+use slackwater::relay::{CancelError, ModelError, PauseError, PolicyError, SubmitError, WaitError};
+use slackwater_core::{forecast::RegistryError, wire};
+use slackwater_ledger::LedgerError;
 
 use super::reload::ReloadError;
 

@@ -7,7 +7,9 @@ use std::{
 };
 
 use alloy_primitives::{B256, Keccak256};
-use slackwater::{ledger::LedgerError, relay::PolicyError, wire::Change};
+use slackwater::relay::PolicyError;
+use slackwater_core::wire::Change;
+use slackwater_ledger::LedgerError;
 use tokio::runtime::Handle;
 
 use super::App;

@@ -10,12 +10,12 @@ use axum::{
 };
 use hyper::body::Body as _;
 use serde::Deserialize;
-use slackwater::{
-    ledger::{EventFilter, RequestFilter, RequestRecord},
-    relay::{Acceptance, SubmitItem},
+use slackwater::relay::{Acceptance, SubmitItem};
+use slackwater_core::{
     request::{Promise, RequestId, Status, Withdrawal},
     wire::{self, Accepted, BatchResults, Quote, QuoteRequest, RequestPage, RequestSummary, WithdrawalBody},
 };
+use slackwater_ledger::{EventFilter, RequestFilter, RequestRecord};
 use utoipa::IntoParams;
 
 use super::{

@@ -12,7 +12,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::{GracefulShutdown, Watcher},
 };
-use slackwater::ledger::LedgerError;
+use slackwater_ledger::LedgerError;
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::{AcquireError, OwnedSemaphorePermit, Semaphore},

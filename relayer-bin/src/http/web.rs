@@ -101,7 +101,7 @@ impl WebRules<'_> {
         if is_allowed_host(name, self.hosts) {
             return Ok(());
         }
-        let shown = slackwater::wire::Excerpt(name);
+        let shown = slackwater_core::wire::Excerpt(name);
         let detail = format!("{shown} is no name of this relayer: name it in `server.hosts`, or use an address");
         Err(Problem::new("host_refused", detail))
     }
@@ -120,7 +120,9 @@ impl WebRules<'_> {
                 if self.origins.allow(origin.as_bytes()) || is_own(origin.as_bytes(), asked.headers) {
                     return Ok(());
                 }
-                return refused(&slackwater::wire::Excerpt(&String::from_utf8_lossy(origin.as_bytes())).to_string());
+                return refused(
+                    &slackwater_core::wire::Excerpt(&String::from_utf8_lossy(origin.as_bytes())).to_string(),
+                );
             }
             (Some(_), Some(_)) => return refused("more than one origin"),
             (None, _) => {}

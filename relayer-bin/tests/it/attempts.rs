@@ -3,8 +3,8 @@
 use alloy_primitives::{B256, U256};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use slackwater::chain::Fees;
 use slackwater_benches::{Node, Result, wallet::SignedRequest};
+use slackwater_core::chain::Fees;
 
 use crate::stage::{PATIENCE, Stage, until};
 

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use serde_json::json;
-use slackwater::request::Deadline;
+use slackwater_core::request::Deadline;
 use slackwater_relayer::http::{
     dto::{self, parse_batch},
     parse_body,

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use alloy_primitives::{Bytes, U64};
 use serde_json::{Value, json};
-use slackwater::chain::ClientRule;
 use slackwater_benches::{
     Result,
     proxy::{Fault, ReceiptLie, Rule, StrictPool},
     wallet::Crowd,
 };
+use slackwater_core::chain::ClientRule;
 
 use crate::{
     attempts::{Attempt, next_base_fee},

@@ -18,22 +18,21 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::{Request, Response, body::Bytes, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use slackwater::{
-    chain::FinalityRule,
-    client::{
-        Accepted, Enqueue, IdempotencyKey, OutboxConfig, Outcome, RetryPolicy, Submit, Until,
-        verify::{
-            Binding, ExpectedPromise, InclusionCheck, InclusionClaim, Mismatch, PromiseFault, Verdict, verify_accepted,
-        },
-    },
-    client_http::{DurableOutbox, RelayerClient},
-    request::{RequestId, Status},
-};
 use slackwater_benches::{
     Result,
     http::Http,
     rng::Rng,
     wallet::{Crowd, SignedRequest},
+};
+use slackwater_client::{
+    Accepted, DurableOutbox, Enqueue, IdempotencyKey, OutboxConfig, Outcome, RelayerClient, RetryPolicy, Submit, Until,
+    verify::{
+        Binding, ExpectedPromise, InclusionCheck, InclusionClaim, Mismatch, PromiseFault, Verdict, verify_accepted,
+    },
+};
+use slackwater_core::{
+    chain::FinalityRule,
+    request::{RequestId, Status},
 };
 use tokio::{net::TcpListener, task::AbortHandle};
 
@@ -157,7 +156,7 @@ fn lie(body: &mut Value, trick: Trick) {
 /// Takes outcomes from the outbox until every request has one.
 async fn drain(
     outbox: &DurableOutbox,
-    outcomes: &mut slackwater::client_http::Outcomes,
+    outcomes: &mut slackwater_client::Outcomes,
     count: usize,
 ) -> BTreeMap<IdempotencyKey, Outcome> {
     let mut ended = BTreeMap::new();

@@ -10,7 +10,6 @@ use alloy_primitives::{Address, B256, U256};
 use alloy_sol_types::SolCall as _;
 use hyper::Method;
 use serde_json::Value;
-use slackwater::wire::Counts;
 use slackwater_benches::{
     BenchError, Cluster, Result,
     client::is_terminal,
@@ -23,6 +22,7 @@ use slackwater_benches::{
     wallet::{Crowd, SignedRequest},
 };
 use slackwater_contracts::guestbook::IGuestbook::{markCall, marksCall};
+use slackwater_core::wire::Counts;
 
 use crate::stage::{PATIENCE, seed, submit_all, until};
 

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use alloy_primitives::B256;
-use slackwater::request::RequestId;
 use slackwater_benches::{RelayerClient, Result, client::Event, http::get, rng::Rng, wallet::Crowd};
+use slackwater_core::request::RequestId;
 
 use crate::stage::{PATIENCE, Pace, Stage};
 

@@ -3,11 +3,11 @@
 use std::{fs, path::Path, process::Stdio, time::Duration};
 
 use serde_json::Value;
-use slackwater::market::{
+use slackwater_benches::{Anvil, Node, Result};
+use slackwater_core::market::{
     FeePoint,
     csv::{CsvOptions, parse},
 };
-use slackwater_benches::{Anvil, Node, Result};
 use tokio::process::Command;
 
 async fn run(args: &[&str], dir: &Path) -> (i32, String, String) {

@@ -7,13 +7,13 @@ use std::{collections::BTreeSet, time::Duration};
 
 use alloy_primitives::{Address, B256, Bytes, U64, U256, keccak256};
 use serde_json::{Value, json};
-use slackwater::chain::data_fee::{OpFork, OpL1Params};
 use slackwater_benches::{
     Node, RelayerClient, Result,
     client::Submitted,
     wallet::{Ask, Crowd, SignedRequest, unix_seconds},
 };
 use slackwater_contracts::forwarder::executeCall;
+use slackwater_core::chain::data_fee::{OpFork, OpL1Params};
 use slackwater_relayer::http::auth::KeyHash;
 
 use crate::{

@@ -4,13 +4,13 @@
 use std::time::Duration;
 
 use alloy_primitives::U256;
-use slackwater::chain::RpcErrorClass;
 use slackwater_benches::{
     Result,
     client::Submitted,
     proxy::{Fault, NodeLimits, Rule, TipWords},
     wallet::{Ask, Crowd, SignedRequest, unix_seconds},
 };
+use slackwater_core::chain::RpcErrorClass;
 use slackwater_relayer::http::auth::KeyHash;
 
 use crate::stage::{PATIENCE, Pace, Stage, submit_all, until};

@@ -5,11 +5,9 @@ use std::{collections::BTreeSet, time::Duration};
 
 use alloy_primitives::B256;
 use serde_json::Value;
-use slackwater::{
-    ledger::{Ledger as _, SqliteConfig, SqliteLedger},
-    provenance::Decision,
-};
 use slackwater_benches::{Result, client::Submitted, wallet::Crowd};
+use slackwater_core::provenance::Decision;
+use slackwater_ledger::{Ledger as _, SqliteConfig, SqliteLedger};
 
 use crate::stage::{Pace, Stage};
 

@@ -4,12 +4,12 @@ use std::{fs, time::Duration};
 
 use alloy_primitives::U256;
 use serde_json::Value;
-use slackwater::ledger::{Ledger as _, SqliteConfig, SqliteLedger};
 use slackwater_benches::{
     Result,
     proxy::{FALSE_TIP_WEI, Fault, Rule},
     wallet::Crowd,
 };
+use slackwater_ledger::{Ledger as _, SqliteConfig, SqliteLedger};
 
 use crate::stage::{PATIENCE, Pace, Stage, Via, until};
 

@@ -3,12 +3,12 @@
 use std::{process::Command, time::Duration};
 
 use serde_json::{Value, json};
-use slackwater::ledger::{Ledger as _, SqliteConfig, SqliteLedger, Write};
 use slackwater_benches::{
     Result,
     proxy::{Fault, Rule},
     wallet::Crowd,
 };
+use slackwater_ledger::{Ledger as _, SqliteConfig, SqliteLedger, Write};
 
 use crate::stage::{PATIENCE, Pace, Stage, until};
 

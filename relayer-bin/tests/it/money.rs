@@ -4,7 +4,6 @@ use alloy_primitives::{Address, B256, Bytes, U64, U256, keccak256};
 use alloy_sol_types::SolCall;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use slackwater::chain::RpcErrorClass;
 use slackwater_benches::{
     Result, World,
     client::Submitted,
@@ -15,6 +14,7 @@ use slackwater_contracts::{
     guestbook::IGuestbook::markCall,
     nasty::INasty::{paidCall, payCall, revertAlwaysCall, setTrustCall},
 };
+use slackwater_core::chain::RpcErrorClass;
 
 use crate::stage::{PATIENCE, Pace, Stage, until};
 

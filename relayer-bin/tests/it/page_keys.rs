@@ -5,15 +5,15 @@ use std::{collections::BTreeMap, fs, time::Duration};
 use alloy_primitives::{B256, Bytes, U256, hex};
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::{Value, json};
-use slackwater::{
-    ledger::{Ledger as _, SqliteConfig, SqliteLedger},
-    provenance::Decision,
-    request::{RequestId, Withdrawal},
-};
 use slackwater_benches::{
     Result,
     wallet::{Account, Ask, Crowd, SignedRequest, unix_seconds},
 };
+use slackwater_core::{
+    provenance::Decision,
+    request::{RequestId, Withdrawal},
+};
+use slackwater_ledger::{Ledger as _, SqliteConfig, SqliteLedger};
 use slackwater_relayer::http::auth::KeyHash;
 
 use crate::stage::{Pace, Stage};

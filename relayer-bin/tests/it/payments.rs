@@ -5,7 +5,6 @@ use alloy_sol_types::{SolCall, SolStruct as _, sol};
 use hyper::body::Bytes as Body;
 use serde::Deserialize as _;
 use serde_json::{Value, json};
-use slackwater::{request::Authorization, wire};
 use slackwater_benches::{
     Result,
     client::{RelayerClient, RequestState, Submitted},
@@ -13,6 +12,7 @@ use slackwater_benches::{
     wallet::{Account, unix_seconds},
 };
 use slackwater_contracts::eip3009::{CancelAuthorization, IERC3009, ReceiveWithAuthorization};
+use slackwater_core::{request::Authorization, wire};
 use slackwater_relayer::http::auth::KeyHash;
 
 use crate::stage::{PATIENCE, Pace, Stage, StageBuilder, until};

@@ -275,8 +275,8 @@ async fn without_simulation() -> Result<()> {
 
 #[tokio::test]
 async fn a_node_that_cannot_simulate_blocks() -> Result<()> {
-    use slackwater::chain::RpcErrorClass;
     use slackwater_benches::proxy::{Fault, Rule};
+    use slackwater_core::chain::RpcErrorClass;
     let stage = Stage::at(Pace::Quarter).proxied().raise().await?;
     let refusal = Fault::Refuse { client: "any".to_owned(), class: RpcErrorClass::EndpointUnusable };
     stage.proxy().add(Rule::always(refusal).on("eth_simulateV1"));

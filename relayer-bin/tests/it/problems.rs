@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use alloy_primitives::{Address, B256, U256};
-use slackwater::{
-    ledger::LedgerError,
+use slackwater::relay::{CancelError, SubmitError, WaitError};
+use slackwater_core::{
     policy::{BudgetError, BudgetShare, PolicyDenial},
-    relay::{CancelError, SubmitError, WaitError},
     request::{RequestId, SignatureError, Status, VerifyError},
 };
+use slackwater_ledger::LedgerError;
 use slackwater_relayer::http::problem::{CODES, Problem};
 
 #[track_caller]

@@ -9,7 +9,6 @@ use std::{collections::BTreeMap, time::SystemTime};
 use alloy_primitives::{Address, B256, Bytes, U64, U256};
 use alloy_sol_types::SolCall;
 use serde_json::{Value, json};
-use slackwater::chain::RpcErrorClass;
 use slackwater_benches::{
     Result,
     client::Event,
@@ -20,6 +19,7 @@ use slackwater_contracts::{
     forwarder::executeCall,
     nasty::INasty::{armCall, ifArmedRevertCall},
 };
+use slackwater_core::chain::RpcErrorClass;
 
 use crate::stage::{PATIENCE, Pace, Stage, StageBuilder, until};
 

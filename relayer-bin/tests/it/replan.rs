@@ -8,7 +8,6 @@ use std::{
 use alloy_primitives::{B256, Bytes, U64, U256, keccak256};
 use alloy_sol_types::SolCall;
 use serde_json::json;
-use slackwater::request::Reason;
 use slackwater_benches::{
     RelayerClient, Result,
     client::RequestState,
@@ -19,6 +18,7 @@ use slackwater_contracts::{
     forwarder::executeCall,
     nasty::INasty::{marksCall, setTrustCall},
 };
+use slackwater_core::request::Reason;
 use slackwater_relayer::http::auth::KeyHash;
 
 use crate::{

@@ -5,10 +5,6 @@ use std::time::Duration;
 use alloy_primitives::{B256, Bytes, U256};
 use alloy_sol_types::SolCall;
 use serde_json::{Value, json};
-use slackwater::{
-    chain::data_fee::{L1BlockSlots, OpFork, OpL1Params, TxSize},
-    wire::Accepted,
-};
 use slackwater_benches::{
     Anvil, Node, Relayer, RelayerClient, Result, World,
     client::Submitted,
@@ -20,6 +16,10 @@ use slackwater_contracts::{
         GAS_PRICE_ORACLE, GasPriceOracle, GasPriceOracle::getL1FeeCall, GasPriceOracle::getL1FeeUpperBoundCall,
         L1_BLOCK, gas_price_oracle_code, l1_block_code,
     },
+};
+use slackwater_core::{
+    chain::data_fee::{L1BlockSlots, OpFork, OpL1Params, TxSize},
+    wire::Accepted,
 };
 
 use crate::stage::{PATIENCE, until};

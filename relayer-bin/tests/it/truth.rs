@@ -6,7 +6,6 @@ use alloy_primitives::{Address, B256};
 use alloy_sol_types::SolEvent;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use slackwater::request::Status;
 use slackwater_benches::{
     Result,
     client::{Event, is_terminal},
@@ -14,6 +13,7 @@ use slackwater_benches::{
     wallet::SignedRequest,
 };
 use slackwater_contracts::forwarder::ExecutedForwardRequest;
+use slackwater_core::request::Status;
 
 use crate::stage::{PATIENCE, Stage, until};
 

@@ -16,7 +16,6 @@ use alloy_sol_types::SolCall as _;
 use flate2::read::GzDecoder;
 use serde::Deserialize;
 use serde_json::Value;
-use slackwater::request::Status;
 use slackwater_benches::{
     Anvil, Relayer, Result, World,
     client::is_terminal,
@@ -25,6 +24,7 @@ use slackwater_benches::{
     wallet::{Account, Crowd, unix_seconds},
 };
 use slackwater_contracts::guestbook::IGuestbook::marksCall;
+use slackwater_core::request::Status;
 use tempfile::TempDir;
 
 use crate::stage::{PATIENCE, until};

@@ -10,13 +10,13 @@ use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy_sol_types::SolCall;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use slackwater::request::Forward;
 use slackwater_benches::{
     Result, World,
     client::Submitted,
     wallet::{Account, SignedRequest, submit_body, unix_seconds},
 };
 use slackwater_contracts::guestbook::IGuestbook::{countCall, lastSenderCall, markCall, signCall};
+use slackwater_core::request::Forward;
 
 use crate::stage::{Pace, Stage};
 

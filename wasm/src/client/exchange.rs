@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use serde_json::Value;
-use slackwater::client::{self, HttpAnswer, RetryPolicy, Step, TransportError, api};
+use slackwater_client::{HttpAnswer, RetryPolicy, Step, TransportError, api};
 use wasm_bindgen::prelude::{JsValue, wasm_bindgen};
 
 use super::{HttpView, answer, entropy, transport_error};
@@ -38,18 +38,18 @@ enum StepView<'a> {
 #[wasm_bindgen]
 #[derive(Debug)]
 pub struct Exchange {
-    inner: client::Exchange<Value>,
+    inner: slackwater_client::Exchange<Value>,
 }
 
 #[wasm_bindgen]
 impl Exchange {
-    /// The call `name` of the API with `args`: an object as `slackwater::client::api::by_name` says.
+    /// The call `name` of the API with `args`: an object as `slackwater_client::api::by_name` says.
     ///
     /// # Errors
     /// `invalid_argument`.
     pub fn call(name: &str, args: &JsUnknown) -> Result<Self, Failure> {
         let call = api::any(api::by_name(name, &text("arguments", args)?)?);
-        Ok(Self { inner: client::Exchange::new(call, RetryPolicy::default(), None) })
+        Ok(Self { inner: slackwater_client::Exchange::new(call, RetryPolicy::default(), None) })
     }
 
     /// The next instruction at `now`, Unix ms.

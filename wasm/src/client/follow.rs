@@ -1,7 +1,7 @@
 //! Following one request to its end.
 
 use serde::Serialize;
-use slackwater::client::{self, FollowStep, Until};
+use slackwater_client::{FollowStep, Until};
 use wasm_bindgen::prelude::{JsValue, wasm_bindgen};
 
 use super::{HttpView, answer, entropy, transport_error};
@@ -37,7 +37,7 @@ enum FollowView<'a> {
 struct ChangeView<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     from: Option<&'a str>,
-    event: &'a client::Event,
+    event: &'a slackwater_client::Event,
     is_fallback: bool,
 }
 
@@ -46,7 +46,7 @@ struct ChangeView<'a> {
 #[wasm_bindgen]
 #[derive(Debug)]
 pub struct Follow {
-    inner: client::Follow,
+    inner: slackwater_client::Follow,
 }
 
 #[wasm_bindgen]
@@ -58,7 +58,7 @@ impl Follow {
     #[wasm_bindgen(constructor)]
     pub fn new(id: &str, to_inclusion: bool) -> Result<Self, Failure> {
         let until = if to_inclusion { Until::Included } else { Until::Terminal };
-        Ok(Self { inner: client::Follow::new(request_id(id)?).until(until) })
+        Ok(Self { inner: slackwater_client::Follow::new(request_id(id)?).until(until) })
     }
 
     /// The next instruction at `now`, Unix ms.
@@ -110,7 +110,7 @@ impl Follow {
     #[wasm_bindgen(js_name = nextChange)]
     pub fn next_change(&mut self) -> Result<JsChange, Failure> {
         let Some(change) = self.inner.next_change() else { return Ok(JsChange::from(JsValue::UNDEFINED)) };
-        let from = change.from.as_ref().map(client::Open::as_str);
+        let from = change.from.as_ref().map(slackwater_client::Open::as_str);
         write(&ChangeView { from, event: &change.event, is_fallback: change.is_fallback })
     }
 

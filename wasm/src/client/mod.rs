@@ -1,4 +1,4 @@
-//! Communication of a page with a relayer: the state machines of `slackwater::client`, driven from JavaScript.
+//! Communication of a page with a relayer: the state machines of `slackwater_client`, driven from JavaScript.
 
 mod exchange;
 mod follow;
@@ -6,7 +6,7 @@ mod node;
 mod outbox;
 
 use serde::Serialize;
-use slackwater::client::{HttpAnswer, HttpCall, TransportError, TransportErrorKind};
+use slackwater_client::{HttpAnswer, HttpCall, TransportError, TransportErrorKind};
 
 pub use exchange::Exchange;
 pub use follow::Follow;

@@ -2,14 +2,11 @@
 
 use alloy_primitives::Address;
 use serde::Serialize;
-use slackwater::{
-    chain::FinalityRule,
-    client::{
-        Accepted, ClientError, Event,
-        verify::{self, Binding, InclusionClaim, Verdict},
-    },
-    request::Forward,
+use slackwater_client::{
+    Accepted, ClientError, Event,
+    verify::{self, Binding, InclusionClaim, Verdict},
 };
+use slackwater_core::{chain::FinalityRule, request::Forward};
 use wasm_bindgen::prelude::{JsValue, wasm_bindgen};
 
 use crate::{

@@ -4,10 +4,8 @@ use std::time::Duration;
 
 use alloy_primitives::U256;
 use serde::Serialize;
-use slackwater::{
-    client::{self, Addressee, Command, Enqueue, EntryView, IdempotencyKey, OutboxConfig, Submit, read_json},
-    request::{Forward, RequestId, Status},
-};
+use slackwater_client::{Addressee, Command, Enqueue, EntryView, IdempotencyKey, OutboxConfig, Submit, read_json};
+use slackwater_core::request::{Forward, RequestId, Status};
 use wasm_bindgen::prelude::{JsValue, wasm_bindgen};
 
 use super::{
@@ -51,7 +49,7 @@ enum CommandView<'a> {
     Store { key: &'a IdempotencyKey, revision: u64, record: &'a str },
     Remove { key: &'a IdempotencyKey },
     Send { id: u64, http: HttpView<'a> },
-    Report { key: &'a IdempotencyKey, outcome: &'a client::Outcome },
+    Report { key: &'a IdempotencyKey, outcome: &'a slackwater_client::Outcome },
 }
 
 impl<'a> From<&'a Command> for CommandView<'a> {
@@ -71,7 +69,7 @@ impl<'a> From<&'a Command> for CommandView<'a> {
 #[wasm_bindgen]
 #[derive(Debug)]
 pub struct Outbox {
-    inner: client::Outbox,
+    inner: slackwater_client::Outbox,
 }
 
 fn key(text: &str) -> Result<IdempotencyKey, Failure> {
@@ -93,7 +91,9 @@ impl Outbox {
     #[wasm_bindgen(constructor)]
     pub fn new(url: &str, relayers: &JsTexts) -> Result<Self, Failure> {
         let addressee = Addressee::new(url, identities(relayers)?);
-        Ok(Self { inner: client::Outbox::new(OutboxConfig::default()).addressed_to(addressee).counting_nonces() })
+        Ok(Self {
+            inner: slackwater_client::Outbox::new(OutboxConfig::default()).addressed_to(addressee).counting_nonces(),
+        })
     }
 
     /// Loads the stored records, a JSON list of pairs of key and record: once, before any other call. Returns the keys

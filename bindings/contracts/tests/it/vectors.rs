@@ -1,4 +1,4 @@
-//! Digests equal those that wallets compute: `core/tests/vectors/eip712.json`.
+//! Digests equal those that wallets compute: `core/pure/tests/vectors/eip712.json`.
 
 use alloy_primitives::{Address, Bytes, U256, aliases::U48};
 use alloy_sol_types::{Eip712Domain, SolStruct};
@@ -7,7 +7,8 @@ use slackwater_contracts::forwarder::{DOMAIN_VERSION, ForwardRequest};
 
 #[test]
 fn digests_match_wallets() {
-    let rows: Vec<Value> = serde_json::from_str(include_str!("../../../../core/tests/vectors/eip712.json")).unwrap();
+    let rows: Vec<Value> =
+        serde_json::from_str(include_str!("../../../../core/pure/tests/vectors/eip712.json")).unwrap();
     assert!(rows.len() >= 24);
     for row in rows {
         let (domain, message) = (&row["domain"], &row["message"]);

@@ -24,7 +24,7 @@ pub(in crate::relay) struct RelayHost;
 
 impl Host for RelayHost {
     type Fees = ChainFees;
-    type Books = Arc<Tenants>;
+    type Books = SharedBooks;
 
     const NONCES_AT_ONCE: usize = 200;
     const HAS_LEDGER: bool = true;
@@ -99,52 +99,56 @@ impl FeeView for ChainFees {
     }
 }
 
-impl Books for Arc<Tenants> {
+/// Books of all tenants, which the chains share.
+#[derive(Debug)]
+pub(in crate::relay) struct SharedBooks(pub(in crate::relay) Arc<Tenants>);
+
+impl Books for SharedBooks {
     fn changes(&self) -> u64 {
-        Tenants::changes(self)
+        Tenants::changes(&self.0)
     }
 
     fn each_weight(&self, each: &mut dyn FnMut(&Arc<str>, u32)) {
-        self.iter().for_each(|tenant| each(&tenant.name, tenant.policy.weight));
+        self.0.iter().for_each(|tenant| each(&tenant.name, tenant.policy.weight));
     }
 
     fn weights(&self) -> u64 {
-        Tenants::weights(self)
+        Tenants::weights(&self.0)
     }
 
     fn weight(&self, tenant: &str) -> u32 {
-        self.get(tenant).map_or(1, |tenant| tenant.policy.weight)
+        self.0.get(tenant).map_or(1, |tenant| tenant.policy.weight)
     }
 
     fn gap_timeout(&self, tenant: &str) -> Duration {
-        Tenants::gap_timeout(self, tenant)
+        Tenants::gap_timeout(&self.0, tenant)
     }
 
     fn debtors(&self, chain_id: u64, now: Timestamp) -> BTreeSet<Arc<str>> {
-        Tenants::debtors(self, chain_id, now)
+        Tenants::debtors(&self.0, chain_id, now)
     }
 
     fn free(&self, tenant: &str, chain_id: u64, now: Timestamp) -> U256 {
-        Tenants::free(self, tenant, chain_id, now)
+        Tenants::free(&self.0, tenant, chain_id, now)
     }
 
     fn pend(&self, tenant: &str, chain_id: u64, wei: U256, now: Timestamp) -> Option<Pending> {
-        Tenants::pend(self, tenant, chain_id, wei, now)
+        Tenants::pend(&self.0, tenant, chain_id, wei, now)
     }
 
     fn unpend(&self, pending: &Pending) {
-        Tenants::unpend(self, pending);
+        Tenants::unpend(&self.0, pending);
     }
 
     fn spend(&self, tenant: &str, chain_id: u64, wei: U256, now: Timestamp) {
-        Tenants::spend(self, tenant, chain_id, wei, now);
+        Tenants::spend(&self.0, tenant, chain_id, wei, now);
     }
 
     fn included(&self, requests: Vec<(Arc<str>, RequestId)>) {
-        Tenants::included(self, requests);
+        Tenants::included(&self.0, requests);
     }
 
     fn reopened(&self, claims: Vec<Claim>) {
-        Tenants::reopened(self, claims);
+        Tenants::reopened(&self.0, claims);
     }
 }

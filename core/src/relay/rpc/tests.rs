@@ -564,7 +564,7 @@ async fn a_transaction_waits_behind_no_read() {
 /// The reported outcome of a broadcast, the time to it, and the time until all nodes were heard, ms.
 async fn send(pool: &RpcPool, hash: B256) -> (SendOutcome, u64, u64) {
     let lane = LaneId { chain_id: 1, sender: Address::repeat_byte(1) };
-    let attempt = Durable::pretended(AttemptRecord {
+    let attempt = Durable::committed(AttemptRecord {
         batch: BatchId { lane, nonce: 0 },
         index: 0,
         kind: AttemptKind::Payload,

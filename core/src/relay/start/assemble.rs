@@ -34,7 +34,7 @@ use crate::{
         },
         chain::{
             health,
-            host::ChainFees,
+            host::{ChainFees, SharedBooks},
             journal::{Journal, JournalEntry},
             message::{Message, Restored},
             service::{ChainService, INBOX_LEN},
@@ -929,7 +929,7 @@ async fn build_service(
     };
     let Restored { open, keys, .. } = restored;
     let service = ChainService {
-        sender: Sender::new(now, facts, (tenants.clone(), fees), around, pricing, data_fee, open),
+        sender: Sender::new(now, facts, (SharedBooks(tenants.clone()), fees), around, pricing, data_fee, open),
         keys,
         turns: Turns::new(shared.tuning.rpc.max_receipt_polls),
         shared: shared.clone(),

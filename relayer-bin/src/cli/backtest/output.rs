@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets::UTF8_HORIZONTAL_ONLY};
 use serde_json::{Map, Value, json};
-use slackwater::backtest::{DeadlineReport, FileReport, HorizonKey, HorizonReport, WARM_UP};
+use slackwater_core::backtest::{DeadlineReport, FileReport, HorizonKey, HorizonReport, WARM_UP};
 
 use super::{Failed, Priors, Tested};
 

@@ -6,7 +6,7 @@
 
 use std::fmt::Write as _;
 
-use slackwater::backtest::FileReport;
+use slackwater_core::backtest::FileReport;
 
 use super::{
     Tested,

@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, time::Duration};
 
 use comfy_table::{CellAlignment, Table, presets::UTF8_HORIZONTAL_ONLY};
-use slackwater::forecast::Forecast;
+use slackwater_core::forecast::Forecast;
 
 /// Columns of history, and of the forecast.
 pub(super) const PAST: usize = 40;
@@ -128,7 +128,7 @@ pub(super) fn table(forecast: &Forecast, step: Duration) -> Table {
 mod tests {
     use std::time::Duration;
 
-    use slackwater::{
+    use slackwater_core::{
         forecast::{ForecastConfig, Forecaster},
         market::{FeePoint, Tips},
     };

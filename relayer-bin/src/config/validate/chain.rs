@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use slackwater::{
-    chain::{ChainSpec, PresetError, SpecError, preset_for_chain_id, preset_names},
-    relay::{ChainTuning, DEFAULT_TRANSFER_GAS, ForwarderSetup, TokenSetup, UrlFault, check_http_url, check_ws_url},
+use slackwater::relay::{
+    ChainTuning, DEFAULT_TRANSFER_GAS, ForwarderSetup, TokenSetup, UrlFault, check_http_url, check_ws_url,
 };
+use slackwater_core::chain::{ChainSpec, PresetError, SpecError, preset_for_chain_id, preset_names};
 use toml::Table;
 
 use super::{Check, is_http_url, is_ws_url, layered};
@@ -129,7 +129,7 @@ pub(super) fn chain_spec(check: &mut Check<'_>, key: &str, raw: &RawChain) -> Op
             let path = error.path().to_string();
             let at = if path == "." { spec_key } else { join(&spec_key, &path) };
             let message = error.into_inner().to_string();
-            check.fail(&at, None, plain::expectation(&message), "see core/presets for the keys");
+            check.fail(&at, None, plain::expectation(&message), "see core/pure/presets for the keys");
             return None;
         }
     };

@@ -2,10 +2,8 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use slackwater::{
-    ledger::{GroupCommitConfig, SqliteConfig},
-    relay::ClusterConfig,
-};
+use slackwater::relay::ClusterConfig;
+use slackwater_ledger::{GroupCommitConfig, SqliteConfig};
 
 use super::{Check, DEFAULT_PATH, DEFAULT_SCHEMA, is_http_url, layered, millis};
 use crate::{

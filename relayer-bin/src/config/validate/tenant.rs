@@ -6,7 +6,7 @@ use std::{
 };
 
 use alloy_primitives::{Address, FixedBytes, U256, hex};
-use slackwater::{
+use slackwater_core::{
     policy::{Budget, BudgetShares, KindName, TargetRule, TenantPolicy},
     wire::Uint,
 };

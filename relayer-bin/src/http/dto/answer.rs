@@ -1,8 +1,8 @@
 //! Answers to submissions and to questions about costs.
 
 use alloy_primitives::{Bytes, U256};
-use slackwater::{
-    relay::{Acceptance, Quote, WaitQuote},
+use slackwater::relay::{Acceptance, Quote, WaitQuote};
+use slackwater_core::{
     request,
     wire::{self, Accepted, Account, BatchResult, HexBytes, Promise, Uint, Wait},
 };

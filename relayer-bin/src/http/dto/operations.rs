@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use slackwater::{
+use slackwater::relay::{ChainStatus, EndpointStatus, FeeSource, ForecastView, LaneStatus, ModelInfo, TokenStatus};
+use slackwater_core::{
     market::Standing,
-    relay::{ChainStatus, EndpointStatus, FeeSource, ForecastView, LaneStatus, ModelInfo, TokenStatus},
     wire::{
         Account, Chain, ChainFees, ChainForecast, Endpoint, Forwarder, Horizon, Lane, Model, ModelScores, Models,
         Slack, Source, Token, Uint,
@@ -89,7 +89,7 @@ pub fn lane(lane: LaneStatus) -> Lane {
 
 /// The models of a chain.
 pub fn models(chain_id: u64, models: &[ModelInfo]) -> Models {
-    let score = |(steps, scores): (&u32, &slackwater::forecast::Scores)| {
+    let score = |(steps, scores): (&u32, &slackwater_core::forecast::Scores)| {
         (*steps, ModelScores { ridge: scores.ridge, persistence: scores.persistence })
     };
     let model = |model: &ModelInfo| Model {

@@ -2,13 +2,13 @@
 
 use std::borrow::Cow;
 
-use slackwater::{
+use slackwater::relay::{BatchView, Quote};
+use slackwater_core::{
     Timestamp,
-    ledger::{AttemptRecord, EventRecord, RequestRecord},
-    relay::{BatchView, Quote},
     request::{Promise, RequestId, VerifiedRequest},
     wire::{Account, Attempt, Batch, Event, Request, RequestSummary, Uint},
 };
+use slackwater_ledger::{AttemptRecord, EventRecord, RequestRecord};
 
 use super::{
     answer::{promise, quote},

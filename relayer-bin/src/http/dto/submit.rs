@@ -7,8 +7,8 @@ use serde::{
     de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::value::RawValue;
-use slackwater::{
-    relay::SubmitItem,
+use slackwater::relay::SubmitItem;
+use slackwater_core::{
     request::{self, Call, Deadline, Submission},
     wire::{Kind, Span, Submit},
 };

@@ -4,10 +4,8 @@
 use std::{sync::Arc, time::Duration};
 
 use alloy_primitives::{Keccak256, hex};
-use slackwater::{
-    relay::{Acceptance, SubmitItem},
-    request::RequestId,
-};
+use slackwater::relay::{Acceptance, SubmitItem};
+use slackwater_core::request::RequestId;
 
 use super::{Hold, check, now};
 use crate::http::{Shared, auth::Caller, peer::Network, problem::Problem, requests::submit_admitted};
@@ -126,7 +124,7 @@ fn too_fast(wait: Duration) -> Problem {
 #[cfg(test)]
 mod tests {
     use alloy_primitives::{Address, Bytes, U256};
-    use slackwater::request::{Forward, Submission};
+    use slackwater_core::request::{Forward, Submission};
 
     use super::*;
     use crate::http::auth::Scopes;

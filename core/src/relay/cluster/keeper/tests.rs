@@ -249,7 +249,7 @@ impl Owner {
 
     /// The ledger refuses a plan.
     async fn refuse(&mut self, entry: JournalEntry, outcome: WriteOutcome) {
-        entry.done.send(vec![(Durable::pretended(outcome), None)]).unwrap();
+        entry.done.send(vec![(Durable::committed(outcome), None)]).unwrap();
         let done = self.service.tasks.join_next().await.expect("a task").expect("what it brings back");
         self.service.on_done(done);
     }

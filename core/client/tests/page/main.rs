@@ -1,0 +1,3 @@
+//! The relay in a page, on a scripted chain.
+
+mod local_relay;

@@ -1,0 +1,3 @@
+//! The ledger's conformance suite.
+
+mod ledger;

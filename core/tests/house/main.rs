@@ -1,0 +1,4 @@
+//! What holds for the crates together: dependencies, names, keys.
+
+mod direction;
+mod local_key;
