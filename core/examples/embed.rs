@@ -17,12 +17,11 @@ use std::{error::Error, time::Duration};
 use alloy_primitives::{Address, B256, Bytes, U256};
 use alloy_sol_types::SolCall;
 use serde_json::{Value, json};
-use slackwater::relay::{ChainSetup, LocalSigner, Relay, RpcEndpoint, RpcPool, SubmitItem, WaitFor};
-use slackwater_core::{
-    chain::ChainSpec,
-    contracts::{forwarder, guestbook},
-    request::{Forward, ForwarderDomain, Status, Submission},
+use slackwater::{
+    ChainSetup, ChainSpec, Forward, ForwarderDomain, LocalSigner, Relay, RpcEndpoint, RpcPool, Status, Submission,
+    WaitFor,
 };
+use slackwater_contracts::{forwarder, guestbook};
 
 /// First account of every development node: it pays.
 const SENDER: &str = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
@@ -63,24 +62,23 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 signature: Bytes::new(),
             };
             forward.signature = user.identity().sign(domain.digest(&forward));
-            let submission = Submission::forward(31_337, forward).within(Duration::from_secs(60));
-            SubmitItem { submission, idempotency_key: None, submitted_by: None }
+            Submission::forward(31_337, forward).within(Duration::from_secs(60))
         })
         .collect();
 
     // When this returns, all of them are on disk and promised.
     let mut accepted = Vec::new();
-    for answer in relay.submit_many("default", items).await {
+    for answer in relay.tenant("default").submit_many(items).await {
         match answer {
-            Ok(acceptance) => accepted.push(acceptance.record.id),
+            Ok(request) => accepted.push(request),
             Err(error) => return Err(format!("{}: {error}", error.code()).into()),
         }
     }
     println!("{} requests accepted", accepted.len());
-    for id in &accepted {
-        let record = relay.wait(*id, WaitFor::Terminal).await?;
+    for request in &accepted {
+        let record = request.wait(WaitFor::Terminal).await?;
         if record.status != Status::Finalized {
-            return Err(format!("{id} ended {} ({:?})", record.status, record.reason).into());
+            return Err(format!("{} ended {} ({:?})", request.id(), record.status, record.reason).into());
         }
     }
     let total: Bytes = call(&node, guestbook_address, guestbook::IGuestbook::totalCall {}.abi_encode()).await?;

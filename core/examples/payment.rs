@@ -21,13 +21,11 @@ use std::{
 use alloy_primitives::{Address, B256, Bytes, U64, U256};
 use alloy_sol_types::SolCall;
 use serde_json::{Value, json};
-use slackwater::relay::{ChainSetup, LocalSigner, Relay, RpcEndpoint, RpcPool, SubmitItem, WaitFor};
-use slackwater_core::{
-    chain::ChainSpec,
-    contracts::fiat_token::{self, IFiatToken},
-    policy::TenantPolicy,
-    request::{Authorization, KindName, Reason, Status, Submission, TokenDomain},
+use slackwater::{
+    Authorization, ChainSetup, ChainSpec, KindName, LocalSigner, Reason, Relay, RpcEndpoint, RpcPool, Status,
+    Submission, TenantPolicy, TokenDomain, WaitFor,
 };
+use slackwater_contracts::fiat_token::{self, IFiatToken};
 
 /// First account of every development node: it pays for gas.
 const SENDER: &str = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
@@ -45,11 +43,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     std::fs::create_dir_all(&directory)?;
     let setup =
         ChainSetup::new(ChainSpec::preset("anvil")?).rpc(&url).signer(LocalSigner::from_hex(SENDER)?).token(token);
-    let tenant = TenantPolicy {
-        kinds: BTreeSet::from([KindName::Authorization]),
-        is_open: true,
-        ..TenantPolicy::new("default")
-    };
+    let tenant = TenantPolicy::new("default").with(|it| {
+        it.kinds = BTreeSet::from([KindName::Authorization]);
+        it.is_open = true;
+    });
     let relay = Relay::builder().chain(setup).tenant(tenant).database(directory.join("ledger.db")).start().await?;
 
     // The payer needs no ether: a signature is all that it gives.
@@ -68,11 +65,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     authorization.signature = payer.identity().sign(domain.digest(&authorization));
 
     let submission = Submission::authorization(31_337, authorization).within(Duration::from_secs(60));
-    let item = SubmitItem { submission, idempotency_key: None, submitted_by: None };
-    let id = relay.submit("default", item).await?.record.id;
-    let record = relay.wait(id, WaitFor::Terminal).await?;
+    let accepted = relay.submit(submission).await?;
+    let record = accepted.wait(WaitFor::Terminal).await?;
     if record.status != Status::Finalized {
-        return Err(format!("{id} ended {} ({:?})", record.status, record.reason).into());
+        return Err(format!("{} ended {} ({:?})", accepted.id(), record.status, record.reason).into());
     }
     // With the reason `executed_elsewhere` somebody else's transaction made the payment: it is made all the same.
     let sender = if record.reason == Some(Reason::ExecutedElsewhere) { "somebody else" } else { "the relay" };

@@ -64,8 +64,8 @@ fn request(input: &[u8]) -> bool {
     let mut is_understood = false;
     for body in bodies.into_iter().flatten() {
         is_understood = true;
-        let Ok(item) = dto::item(body, None) else { continue };
-        let Ok(verified) = verify(item.submission, &context, NOW) else { continue };
+        let Ok(item) = dto::submission(body, None) else { continue };
+        let Ok(verified) = verify(item, &context, NOW) else { continue };
         let again = VerifiedRequest::from_stored(&verified.to_stored()).expect("what was accepted can be read back");
         assert_eq!((again.id(), again.deadline(), again.gas()), (verified.id(), verified.deadline(), verified.gas()));
         assert!(verified.deadline() > NOW, "accepted after its deadline");
@@ -75,7 +75,7 @@ fn request(input: &[u8]) -> bool {
 
 /// A node's answer, to any query.
 fn rpc_reply(input: &[u8]) -> bool {
-    slackwater::relay::read_any_reply(input)
+    slackwater::internal::read_any_reply(input)
 }
 
 /// A node's error, by message or by HTTP status.

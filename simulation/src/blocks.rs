@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
 
 use alloy_primitives::{Address, B256, Bytes, U256};
-use slackwater::relay::LocalSigner;
+use slackwater::LocalSigner;
 use slackwater_core::{
     Timestamp,
     chain::{Fees, ReplacementRule, data_fee::TxSize},

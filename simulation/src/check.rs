@@ -7,7 +7,7 @@ use std::{
 };
 
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
-use slackwater::relay::{LaneStatus, LocalSigner};
+use slackwater::{LaneStatus, LocalSigner};
 use slackwater_core::{
     Timestamp,
     chain::ClientRule,
@@ -210,7 +210,7 @@ impl World {
 
     fn is_forward(&self, op: u64) -> bool {
         let mut operations = self.operations.iter().filter(|operation| operation.op == op);
-        operations.all(|operation| operation.item.submission.kind.as_forward().is_some())
+        operations.all(|operation| operation.item.kind.as_forward().is_some())
     }
 
     /// True if a node accepted, or may have accepted, a payload with this nonce, and with `op` if given.
@@ -545,10 +545,8 @@ impl World {
     /// Operations for which data became too expensive and whose status satisfies `is_end`, and operations of the same
     /// users behind them.
     fn held_by_data(&self, is_end: impl Fn(Status) -> bool) -> BTreeSet<u64> {
-        let forwards = self
-            .operations
-            .iter()
-            .filter_map(|operation| Some((operation, operation.item.submission.kind.as_forward()?)));
+        let forwards =
+            self.operations.iter().filter_map(|operation| Some((operation, operation.item.kind.as_forward()?)));
         let record_of = |operation: &Operation| operation.accepted.first().and_then(|id| self.store.request(*id));
         let is_too_dear = |operation: &Operation| {
             record_of(operation).is_some_and(|record| is_end(record.status) && self.has_seen_rise(&record))
@@ -616,9 +614,9 @@ impl World {
         for place in 0..self.operations.len() {
             let operation = &self.operations[place];
             let record = operation.accepted.first().and_then(|id| self.store.request(*id));
-            let target = operation.item.submission.kind.target();
+            let target = operation.item.kind.target();
             let op = operation.op;
-            if let Some(forward) = operation.item.submission.kind.as_forward() {
+            if let Some(forward) = operation.item.kind.as_forward() {
                 if target != GOOD {
                     behind.insert(forward.from);
                 }

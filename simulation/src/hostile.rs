@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use alloy_primitives::{Address, U256};
-use slackwater::relay::{LocalSigner, SubmitItem};
+use slackwater::LocalSigner;
 use slackwater_core::{
     Timestamp,
     request::{Forward, ForwarderDomain, Submission},
@@ -367,7 +367,7 @@ impl Plan {
         Operation {
             op,
             tenant: TENANT,
-            item: SubmitItem { submission, idempotency_key: None, submitted_by: None },
+            item: submission,
             next_at: at,
             gives_up_at: at + slack,
             tries: 1,

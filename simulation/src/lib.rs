@@ -1,6 +1,6 @@
 //! A deterministic world around the shipped relay.
 //!
-//! A run starts [`slackwater::relay::Relay`] on tokio's paused clock, with nodes, chain, ledger and callers driven by
+//! A run starts [`slackwater::Relay`] on tokio's paused clock, with nodes, chain, ledger and callers driven by
 //! a seed, kills and restarts it, and compares its reports with the chain. The same seed repeats the run, bit by bit.
 //! `docs/simulation.md` describes the simulated world.
 #![cfg(feature = "world")]

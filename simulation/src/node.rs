@@ -10,7 +10,7 @@ use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use alloy_sol_types::{SolCall as _, SolValue as _};
 use async_trait::async_trait;
 use serde_json::{Value, json};
-use slackwater::relay::{RpcReply, RpcTransport};
+use slackwater::internal::{RpcReply, RpcTransport};
 use slackwater_core::{
     chain::{Fees, Taken, TransportFailure, classify, data_fee::DataFeeModel},
     contracts::{
@@ -549,7 +549,7 @@ impl World {
     fn override_state(&self, state: &mut State, wanted: &Value) {
         let Some(slots) = wanted["stateOverrides"][FORWARDER.to_string()]["stateDiff"].as_object() else { return };
         let users = self.plan.users.iter().chain(&self.plan.hostile_users);
-        for user in users.map(slackwater::relay::LocalSigner::address) {
+        for user in users.map(slackwater::LocalSigner::address) {
             let slot = keccak256((user, U256::from(2)).abi_encode()).to_string();
             if let Some(value) = slots.get(&slot).and_then(Value::as_str).and_then(|text| text.parse::<U256>().ok()) {
                 state.users.insert(user, value.saturating_to());

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, ops::Range, time::Duration};
 
 use alloy_primitives::U256;
-use slackwater::relay::{LocalSigner, SubmitItem};
+use slackwater::LocalSigner;
 use slackwater_core::{
     Timestamp,
     chain::{ChainFamily, ChainSpec, FinalityRule},
@@ -366,11 +366,11 @@ impl Plan {
             let has_limit = rng.permille(150) && !self.is_strict && !self.must_land;
             submission.max_cost_wei = has_limit
                 .then(|| U256::from(self.base_fee + 2_500_000_000) * U256::from(rng.within(150_000, 3_000_000)));
-            let key = (is_call || rng.permille(600)).then(|| format!("key-{op}"));
+            submission.idempotency_key = (is_call || rng.permille(600)).then(|| format!("key-{op}"));
             operations.push(Operation {
                 op,
                 tenant,
-                item: SubmitItem { submission, idempotency_key: key, submitted_by: None },
+                item: submission,
                 next_at: at,
                 gives_up_at: at + slack,
                 tries: if rng.permille(self.twins) { 2 } else { 1 },
@@ -390,7 +390,7 @@ impl Plan {
 pub(crate) struct Operation {
     pub(crate) op: u64,
     pub(crate) tenant: &'static str,
-    pub(crate) item: SubmitItem,
+    pub(crate) item: Submission,
     /// Time of its next submission.
     pub(crate) next_at: u64,
     /// Time after which it is not submitted any more.

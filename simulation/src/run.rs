@@ -6,8 +6,9 @@ use std::{
     time::Duration,
 };
 
-use slackwater::relay::{
-    ChainSetup, ChainTuning, ForwarderSetup, Relay, RelayConfig, RpcEndpoint, SubmitError, SubmitItem, TimingMode,
+use slackwater::{
+    ChainSetup, ForwarderSetup, Relay, RelayConfig, RpcEndpoint, Submission, SubmitError,
+    tuning::{ChainTuning, TimingMode},
 };
 use slackwater_core::{
     chain::ChainSpec,
@@ -210,7 +211,7 @@ async fn live(world: &Shared, spec: &ChainSpec) -> bool {
         let delay = if world.incarnation == 1 { 0 } else { world.rng.within(50, 3_000) };
         let chance = world.faults.crash_at_command;
         let step = (chance > 0).then(|| crash_between_commands(world_of.clone(), chance));
-        slackwater::relay::simulated::set_step(step);
+        slackwater::internal::simulated::set_step(step);
         (world.crash.clone(), delay)
     };
     let driver = tokio::spawn(drive(world.clone()));
@@ -221,14 +222,14 @@ async fn live(world: &Shared, spec: &ChainSpec) -> bool {
         is_over = serve(world.clone(), spec.clone(), delay) => Some(is_over),
     };
     driver.abort();
-    slackwater::relay::simulated::set_step(None);
+    slackwater::internal::simulated::set_step(None);
     let mut world = lock(world);
     world.stop_clock();
     world.violation.is_some() || outcome.unwrap_or(false)
 }
 
 /// Crashes the process between two commands of its sender, with a chance in thousandths before each.
-fn crash_between_commands(world: Shared, chance: u32) -> slackwater::relay::simulated::Step {
+fn crash_between_commands(world: Shared, chance: u32) -> slackwater::internal::simulated::Step {
     Box::new(move || {
         let mut world = lock(&world);
         if !world.is_crashed && !world.is_calm && world.rng.permille(chance) {
@@ -348,7 +349,7 @@ fn config(world: &Shared, spec: ChainSpec) -> RelayConfig {
     for key in keys {
         setup = setup.signer_for(key, ["alpha", "beta"]);
     }
-    setup.forwarders = vec![ForwarderSetup { address: FORWARDER, allow_unknown_code: false }];
+    setup.forwarders = vec![ForwarderSetup::new(FORWARDER)];
     setup.endpoints = (0..locked.nodes.len())
         .map(|node| RpcEndpoint::over(format!("node-{node}"), Arc::new(Wire { world: world.clone(), node })))
         .collect();
@@ -382,8 +383,11 @@ fn config(world: &Shared, spec: ChainSpec) -> RelayConfig {
     }
     let mut config =
         builder.database("nowhere").max_within(Duration::from_secs(3_600)).build().expect("a valid configuration");
-    config.group_commit =
-        GroupCommitConfig { queue_len: 256, max_group: 64, event_backlog: 16, ..GroupCommitConfig::default() };
+    config.group_commit = GroupCommitConfig::default().with(|it| {
+        it.queue_len = 256;
+        it.max_group = 64;
+        it.event_backlog = 16;
+    });
     config
 }
 
@@ -398,24 +402,24 @@ async fn call(world: Shared, relay: Relay, pace_ms: u64) {
         for (tenant, id) in withdrawn {
             let relay = relay.clone();
             tokio::spawn(async move {
-                let _ = relay.cancel(tenant, id).await;
+                let _ = relay.tenant(tenant).cancel(id).await;
             });
         }
         tokio::time::sleep(Duration::from_millis(pace_ms)).await;
     }
 }
 
-async fn submit(world: Shared, relay: Relay, place: usize, tenant: &'static str, item: SubmitItem, is_impostor: bool) {
-    let answer = relay.submit(tenant, item).await;
+async fn submit(world: Shared, relay: Relay, place: usize, tenant: &'static str, item: Submission, is_impostor: bool) {
+    let answer = relay.tenant(tenant).submit(item).await;
     let mut world = lock(&world);
     if world.is_crashed {
         return;
     }
-    world.answered(place, is_impostor, answer.map(|accepted| accepted.record.id));
+    world.answered(place, is_impostor, answer.map(|accepted| accepted.id()));
 }
 
 impl World {
-    fn due(&mut self) -> Vec<(usize, &'static str, SubmitItem, bool)> {
+    fn due(&mut self) -> Vec<(usize, &'static str, Submission, bool)> {
         let now = self.now();
         let mut due = Vec::new();
         let hostility = self.plan.hostility;
@@ -426,9 +430,8 @@ impl World {
                 continue;
             }
             if operation.op >= FIRST_OP && matches!(hostility.signer, HostileSigner::Tight | HostileSigner::PricedOut) {
-                let ceiling =
-                    Plan::tight_ceiling(next_base_fee, operation.item.submission.kind.gas(), &mut self.hostile_rng);
-                operation.item.submission.max_cost_wei.get_or_insert(ceiling);
+                let ceiling = Plan::tight_ceiling(next_base_fee, operation.item.kind.gas(), &mut self.hostile_rng);
+                operation.item.max_cost_wei.get_or_insert(ceiling);
             }
             for _ in 0..operation.tries {
                 due.push((place, operation.tenant, operation.item.clone(), false));
@@ -442,9 +445,9 @@ impl World {
                 && self.rng.permille(300)
             {
                 let mut other = item;
-                if let Some(call) = other.submission.kind.as_call() {
+                if let Some(call) = other.kind.as_call() {
                     let call = Call { data: op_data(op + 10_000), ..call.clone() };
-                    other.submission.kind = call.into();
+                    other.kind = call.into();
                     due.push((place, tenant, other, true));
                 }
             }
@@ -486,7 +489,7 @@ impl World {
         let pause = self.rng.within(200, 1_500);
         match answer {
             Ok(id) => {
-                match self.operations[place].item.submission.kind.sequence() {
+                match self.operations[place].item.kind.sequence() {
                     Some((_, user, nonce)) => {
                         self.note(format_args!("#{op} is acknowledged: nonce {nonce} of {user}"));
                     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use alloy_primitives::{Address, B256, Bytes, U256};
-use slackwater::relay::LocalSigner;
+use slackwater::LocalSigner;
 use slackwater_core::{
     Timestamp,
     chain::{
@@ -285,7 +285,7 @@ impl World {
     /// Starts the clock of a process: inside its runtime.
     pub(crate) fn start_clock(&mut self) {
         self.clock = Some(Instant::now());
-        slackwater::relay::simulated::set_clock(Some(Timestamp(self.began)));
+        slackwater::internal::simulated::set_clock(Some(Timestamp(self.began)));
         self.crash = Arc::new(Notify::new());
         self.wake = Arc::new(Notify::new());
         self.is_crashed = false;
@@ -298,7 +298,7 @@ impl World {
         self.began = self.now();
         self.clock = None;
         self.is_crashed = true;
-        slackwater::relay::simulated::set_clock(None);
+        slackwater::internal::simulated::set_clock(None);
     }
 
     pub(crate) fn now(&self) -> u64 {

@@ -52,7 +52,7 @@ pub use shell::{
     StorageError,
 };
 pub use sse::{MAX_MESSAGE_BYTES, SseError, SseMessage, SseParser};
-pub use submit::{CallAsk, IdempotencyKey, MAX_IDEMPOTENCY_KEY_BYTES, MAX_SUBMIT_BYTES, Submit};
+pub use submit::{CallAsk, IdempotencyKey, MAX_SUBMIT_BYTES, Submit};
 
 pub use crate::wire::{
     Accepted, Attempt, Batch, Chain, ChainFees, ChainForecast as Forecast, Chains, Fees as OfferedFees, Forwarder,

@@ -9,13 +9,10 @@ use super::{api::span, error::ClientError, http::excerpt, verify::CLOCK_TOLERANC
 use crate::{
     chain::decimal,
     json,
-    request::{Authorization, Call, Content, Deadline, Forward, RequestKind, Submission},
+    request::{Authorization, Call, Content, Deadline, Forward, MAX_IDEMPOTENCY_KEY_BYTES, RequestKind, Submission},
     time::Timestamp,
     wire::{self, Kind},
 };
-
-/// Longest idempotency key, bytes.
-pub const MAX_IDEMPOTENCY_KEY_BYTES: usize = 255;
 
 /// Longest body of one request that is built or read, bytes; the relayer's default limit (`server.max_body_bytes`).
 pub const MAX_SUBMIT_BYTES: usize = 1 << 20;

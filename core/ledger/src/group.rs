@@ -37,6 +37,7 @@ type Outcomes = Vec<Durable<WriteOutcome>>;
 keys! {
     /// Limits of the writing task.
     #[derive(Copy)]
+    #[non_exhaustive]
     pub struct GroupCommitConfig;
 
     /// Most writes that wait; beyond, callers wait or get `storage_unavailable`.

@@ -250,6 +250,15 @@ macro_rules! keys {
             $($field: $default,)+ $($($other: $other_default,)+)?
         });
 
+        impl $group {
+            /// The same with some values changed: `.with(|it| it.field = value)`.
+            #[must_use]
+            pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+                change(&mut self);
+                self
+            }
+        }
+
         impl $crate::tuning::Group for $group {
             fn keys() -> Vec<$crate::tuning::Key> {
                 vec![$($crate::tuning::Key {

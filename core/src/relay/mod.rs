@@ -34,20 +34,17 @@ pub use handle::api::{Relay, WaitFor};
 pub use handle::builder::RelayBuilder;
 pub use handle::config::{ChainSetup, DEFAULT_TRANSFER_GAS, ForwarderSetup, LedgerSetup, RelayConfig, TokenSetup};
 pub use handle::error::{BuildError, CancelError, PolicyError, SubmitError, WaitError};
+pub use handle::history::{EventStream, History};
 pub use handle::models::ModelError;
+pub use handle::registry::Models;
 pub use handle::setup::{SetupFault, call_problems};
 pub use handle::status::{
-    Acceptance, BatchView, ChainHealth, ChainStatus, EndpointStatus, FeeSource, LaneStatus, Quote, SubmitItem,
-    TokenStatus,
+    BatchView, ChainHealth, ChainStatus, EndpointStatus, FeeSource, LaneStatus, Quote, TokenStatus,
 };
+pub use handle::tenant::{Accepted, TenantHandle};
 pub use market::forecast::{ForecastView, ModelInfo, WaitQuote};
 #[cfg(feature = "fuzzing")]
 pub use replies::read_any_reply;
 pub use rpc::url::{UrlFault, check_http_url, check_ws_url};
 pub use rpc::{RpcEndpoint, RpcError, RpcPool, RpcReply, RpcTransport, SubscriptionError};
 pub use signer::{IdentityKey, LocalSigner, SignerError};
-
-pub use crate::sender::tuning::{
-    AdmissionTuning, BatchTuning, ChainTuning, FeeTuning, ForecastTuning, HeadTuning, LaneTuning, MarketTuning,
-    RetryTuning, RpcTuning, SimulationTuning, TimingMode, TimingTuning,
-};

@@ -2,7 +2,7 @@
 
 use alloy_primitives::{Address, U256};
 use proptest::prelude::*;
-use slackwater::relay::LocalSigner;
+use slackwater::LocalSigner;
 use slackwater_client::local::SessionKey;
 use slackwater_core::{
     chain::Fees,

@@ -1,4 +1,5 @@
 //! What holds for the crates together: dependencies, names, keys.
 
 mod direction;
+mod facade;
 mod local_key;

@@ -10,7 +10,7 @@ use alloy_primitives::{B256, U64, U256};
 use clap::{Args, Subcommand};
 use serde::Deserialize;
 use serde_json::json;
-use slackwater::relay::RpcPool;
+use slackwater::RpcPool;
 use slackwater_core::{
     provenance::{Acceptance, Decision, Ending, Entry, Head, verify_chain_from},
     request::{Reason, RequestId, Status},

@@ -12,7 +12,7 @@ use alloy_primitives::{Address, B256, Bytes, U64, U256, hex, keccak256};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use slackwater::relay::{LocalSigner, RpcEndpoint, RpcPool};
+use slackwater::{LocalSigner, RpcEndpoint, RpcPool};
 use slackwater_contracts::{forwarder, guestbook, multicall3};
 use slackwater_core::wire::Account;
 use tokio::process::{Child, Command};

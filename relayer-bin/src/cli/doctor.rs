@@ -7,8 +7,9 @@ use alloy_sol_types::SolCall;
 use clap::Args;
 use serde::Deserialize;
 use serde_json::json;
-use slackwater::relay::{
-    ChainSetup, IdentityKey, InstanceConfig, LocalSigner, RpcEndpoint, RpcPool, SubscriptionError, compare_instances,
+use slackwater::{
+    ChainSetup, IdentityKey, LocalSigner, RpcEndpoint, RpcPool,
+    internal::{InstanceConfig, SubscriptionError, compare_instances},
 };
 use slackwater_contracts::{forwarder, multicall3};
 use slackwater_core::chain::{

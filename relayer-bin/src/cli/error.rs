@@ -2,7 +2,7 @@
 
 use std::{fmt, process::ExitCode};
 
-use slackwater::relay::{BuildError, RpcError};
+use slackwater::{BuildError, RpcError};
 
 use super::printable::printable_lines;
 use crate::{config::ConfigErrors, http::ServeError};

@@ -7,7 +7,7 @@ use clap::Args;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use slackwater::relay::{RpcEndpoint, RpcPool};
+use slackwater::{RpcEndpoint, RpcPool};
 use slackwater_core::{
     BlockTimestamp,
     chain::preset_for_chain_id,

@@ -10,7 +10,7 @@ use std::{
 use alloy_primitives::{Address, hex};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use slackwater::relay::LocalSigner;
+use slackwater::LocalSigner;
 use zeroize::Zeroizing;
 
 use super::error::CliError;

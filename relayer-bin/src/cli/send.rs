@@ -6,7 +6,7 @@ use alloy_primitives::{Address, B256, Bytes, U256};
 use clap::{Args, Subcommand};
 use reqwest::header;
 use serde_json::{Value, json};
-use slackwater::relay::IdentityKey;
+use slackwater::IdentityKey;
 use slackwater_client::{
     MAX_ANSWER_BYTES, Until,
     rpc::{self, BlockRef},

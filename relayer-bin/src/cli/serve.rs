@@ -3,7 +3,7 @@
 use std::{future::Future, sync::Arc};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use slackwater::relay::Relay;
+use slackwater::Relay;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::error::CliError;

@@ -22,9 +22,9 @@ use std::{
 };
 
 use alloy_primitives::{B256, keccak256};
-use slackwater::relay::{
-    ChainSetup, ChainTuning, ClusterConfig, ForwarderSetup, IdentityKey, LocalSigner, Relay, RelayBuilder, RpcEndpoint,
-    TokenSetup, call_problems,
+use slackwater::{
+    ChainSetup, ClusterConfig, ForwarderSetup, IdentityKey, LocalSigner, Relay, RelayBuilder, RpcEndpoint, TokenSetup,
+    internal::call_problems, tuning::ChainTuning,
 };
 use slackwater_core::{
     chain::ChainSpec,

@@ -9,7 +9,7 @@ use std::{borrow::Cow, collections::BTreeMap, marker::PhantomData};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use slackwater::relay::{ChainTuning, ClusterConfig};
+use slackwater::{ClusterConfig, tuning::ChainTuning};
 use slackwater_core::{
     policy::{BudgetShares, OpenLimits, TenantPolicy},
     tuning::{Group, Key, Kind},

@@ -9,7 +9,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use alloy_primitives::{Address, hex};
 use serde::{Serialize, de::DeserializeOwned};
-use slackwater::relay::{UrlFault, check_http_url, check_ws_url};
+use slackwater::internal::{UrlFault, check_http_url, check_ws_url};
 use slackwater_core::{policy::OpenLimits, tuning::Group};
 use toml::Table;
 

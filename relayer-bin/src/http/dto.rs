@@ -12,7 +12,7 @@ mod submit;
 pub use answer::{accepted, batch_result, quote, wait};
 pub use operations::{chain, fees, forecast, lane, models, source};
 pub use story::{batch, event, request, summary};
-pub use submit::{MAX_IDEMPOTENCY_KEY_BYTES, item, parse_batch};
+pub use submit::{parse_batch, submission};
 
 /// Name of an enumeration's value.
 pub fn name(value: impl Serialize) -> Cow<'static, str> {

@@ -93,7 +93,7 @@ pub(super) async fn all(
     let receiver = app.relay.subscribe();
     let after = match after {
         Some(after) => after,
-        None => app.relay.last_event_seq().await?,
+        None => app.relay.history().last_event_seq().await?,
     };
     stream(&app, &caller, &peer, receiver, after, None)
 }
@@ -145,7 +145,7 @@ async fn of_ids(
     for &id in &ids {
         let record = find(app, caller, id).await?;
         let filter = EventFilter { after, request: Some(record.seq), tenant: None, limit: 1 };
-        if !record.status.is_terminal() || !app.relay.events(&filter).await?.is_empty() {
+        if !record.status.is_terminal() || !app.relay.history().events(&filter).await?.is_empty() {
             open.insert(id, (record.seq, record.tenant));
         }
     }
@@ -312,7 +312,7 @@ impl Feed {
     /// Reads one page from the ledger.
     async fn catch_up(&mut self) -> Result<String, LedgerError> {
         // Read before the page: a page that is not full is complete up to here.
-        let horizon = self.app.relay.last_event_seq().await?;
+        let horizon = self.app.relay.history().last_event_seq().await?;
         let (page, mut is_whole) = self.page(horizon).await?;
         let mut chunk = String::with_capacity(page.len() * 320);
         for event in &page {
@@ -334,7 +334,7 @@ impl Feed {
     async fn page(&self, horizon: u64) -> Result<(Vec<EventRecord>, bool), LedgerError> {
         let of = |request, tenant| EventFilter { after: self.seen, request, tenant, limit: PAGE };
         let Some(requests) = &self.requests else {
-            let page = self.app.relay.events(&of(None, self.tenant.clone())).await?;
+            let page = self.app.relay.history().events(&of(None, self.tenant.clone())).await?;
             let is_whole = page.len() < PAGE;
             return Ok((page, is_whole));
         };
@@ -343,7 +343,7 @@ impl Feed {
         let mut end = horizon;
         let mut is_whole = true;
         for (seq, _) in requests.values() {
-            let page = self.app.relay.events(&of(Some(*seq), None)).await?;
+            let page = self.app.relay.history().events(&of(Some(*seq), None)).await?;
             if let Some(last) = page.last().filter(|_| page.len() >= PAGE) {
                 end = end.min(last.seq);
                 is_whole = false;

@@ -42,7 +42,7 @@ use axum::{
 };
 use hyper::body::Body as _;
 use serde::{Deserialize, Serialize};
-use slackwater::relay::Relay;
+use slackwater::{Relay, TenantHandle};
 use slackwater_core::tuning::{choice, keys};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -194,6 +194,11 @@ pub(crate) type Shared = Arc<App>;
 pub(crate) struct Connection(pub(crate) IpAddr);
 
 impl App {
+    /// The relay for the caller's tenant.
+    fn tenant(&self, caller: &auth::Caller) -> TenantHandle {
+        self.relay.tenant(Arc::clone(&caller.tenant)).submitted_by(Arc::clone(&caller.key))
+    }
+
     /// The API over `relay`. `exporter` renders `/metrics`.
     pub fn new(
         relay: Relay,

@@ -5,7 +5,7 @@ use axum::{
     extract::{Path, Request, State},
     http::{HeaderValue, Response, StatusCode, header},
 };
-use slackwater::relay::{ChainStatus, ModelError, ModelInfo, Relay};
+use slackwater::{ChainStatus, ModelError, ModelInfo, Relay};
 use slackwater_core::wire::{self, ModelVersion, Models};
 
 use super::{Shared, auth::Caller, body, dto, problem::Problem, recorded};
@@ -75,8 +75,14 @@ pub(super) async fn promote(
 ) -> Answer {
     let chain_id = parse_chain(&id)?;
     let version = version(&app, &caller, request).await?;
-    change(&app, &caller, "promote", chain_id, move |relay| async move { relay.promote_model(chain_id, version).await })
-        .await
+    change(
+        &app,
+        &caller,
+        "promote",
+        chain_id,
+        move |relay| async move { relay.models(chain_id).promote(version).await },
+    )
+    .await
 }
 
 /// Activates a version of a chain's models and keeps it active, across restarts too. Operators only.
@@ -92,7 +98,7 @@ pub(super) async fn promote(
 pub(super) async fn pin(State(app): State<Shared>, caller: Caller, Path(id): Path<String>, request: Request) -> Answer {
     let chain_id = parse_chain(&id)?;
     let version = version(&app, &caller, request).await?;
-    change(&app, &caller, "pin", chain_id, move |relay| async move { relay.pin_model(chain_id, version).await }).await
+    change(&app, &caller, "pin", chain_id, move |relay| async move { relay.models(chain_id).pin(version).await }).await
 }
 
 /// Lets the next version that is fitted become active. Operators only.
@@ -106,7 +112,7 @@ pub(super) async fn pin(State(app): State<Shared>, caller: Caller, Path(id): Pat
 )]
 pub(super) async fn unpin(State(app): State<Shared>, caller: Caller, Path(id): Path<String>) -> Answer {
     let chain_id = parse_chain(&id)?;
-    change(&app, &caller, "unpin", chain_id, move |relay| async move { relay.unpin_models(chain_id).await }).await
+    change(&app, &caller, "unpin", chain_id, move |relay| async move { relay.models(chain_id).unpin().await }).await
 }
 
 /// Activates the previously active version again. Operators only.
@@ -120,7 +126,7 @@ pub(super) async fn unpin(State(app): State<Shared>, caller: Caller, Path(id): P
 )]
 pub(super) async fn roll_back(State(app): State<Shared>, caller: Caller, Path(id): Path<String>) -> Answer {
     let chain_id = parse_chain(&id)?;
-    change(&app, &caller, "rollback", chain_id, move |relay| async move { relay.roll_back_models(chain_id).await })
+    change(&app, &caller, "rollback", chain_id, move |relay| async move { relay.models(chain_id).roll_back().await })
         .await
 }
 
@@ -135,7 +141,7 @@ pub(super) async fn roll_back(State(app): State<Shared>, caller: Caller, Path(id
 )]
 pub(super) async fn export(State(app): State<Shared>, Path(id): Path<String>) -> Answer {
     let chain_id = parse_chain(&id)?;
-    let mut response = Response::new(Body::from(app.relay.export_models(chain_id).await?));
+    let mut response = Response::new(Body::from(app.relay.models(chain_id).export().await?));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
 }
@@ -161,6 +167,6 @@ pub(super) async fn import(
     let body::Read { bytes, held: _held } =
         body::read(&app, &caller, &parts.headers, body, app.limits.import()).await?;
     let text = String::from_utf8(bytes.into()).map_err(|_| Problem::new("malformed_json", "the body is not UTF-8"))?;
-    change(&app, &caller, "import", chain_id, move |relay| async move { relay.import_models(chain_id, text).await })
+    change(&app, &caller, "import", chain_id, move |relay| async move { relay.models(chain_id).import(text).await })
         .await
 }

@@ -13,7 +13,7 @@ use axum::{
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use slackwater::relay::{ChainHealth, ChainStatus};
+use slackwater::{ChainHealth, ChainStatus};
 use slackwater_core::{
     request::{BatchId, RequestId},
     wire::{
@@ -72,7 +72,7 @@ pub(super) async fn lanes(State(app): State<Shared>) -> Response<Body> {
     )
 )]
 pub(super) async fn log_head(State(app): State<Shared>) -> Answer {
-    let head = app.relay.log_head().await.map_err(Problem::from)?;
+    let head = app.relay.history().log_head().await.map_err(Problem::from)?;
     let head = head.unwrap_or_else(|| slackwater_core::provenance::Head::genesis(&app.relay.identity().to_string()));
     Ok(body::json(StatusCode::OK, &LogHead { seq: head.seq, hash: head.hash }))
 }
@@ -138,12 +138,12 @@ pub(super) async fn sources(State(app): State<Shared>, caller: Caller) -> Respon
     )
 )]
 pub(super) async fn counts(State(app): State<Shared>) -> Answer {
-    let counts = app.relay.counts().await?;
+    let counts = app.relay.history().counts().await?;
     let counts = counts
         .into_iter()
         .map(|(chain_id, status, count)| CountRow { chain_id, status: status.into(), count })
         .collect();
-    let last_event_seq = app.relay.last_event_seq().await?;
+    let last_event_seq = app.relay.history().last_event_seq().await?;
     Ok(body::json(StatusCode::OK, &Counts { counts, last_event_seq }))
 }
 
@@ -159,7 +159,7 @@ pub(super) async fn counts(State(app): State<Shared>) -> Answer {
 pub(super) async fn batch(State(app): State<Shared>, caller: Caller, Path(id): Path<String>) -> Answer {
     let id: BatchId = id.parse().map_err(|_| Problem::new("malformed_id", "a batch's id is chainId:sender:nonce"))?;
     let not_found = || Problem::new("not_found", format!("batch {id} is not known"));
-    let view = app.relay.batch(id).await?.ok_or_else(not_found)?;
+    let view = app.relay.history().batch(id).await?.ok_or_else(not_found)?;
     let members = if caller.is_operator() {
         view.members.clone()
     } else {

@@ -12,7 +12,7 @@ use std::{
 };
 
 use alloy_primitives::{Address, FixedBytes, U256};
-use slackwater::relay::{Relay, SubmitItem};
+use slackwater::{Relay, Submission};
 use slackwater_core::{
     Timestamp,
     policy::Budget,
@@ -88,11 +88,10 @@ pub(super) fn now() -> Timestamp {
 pub(super) fn check(
     limits: &PageLimits,
     tenant: &PageTenant,
-    item: &mut SubmitItem,
+    submission: &mut Submission,
     now: Timestamp,
 ) -> Result<(), Problem> {
     let denied = |detail: String| Err(Problem::new("policy_denied", detail));
-    let submission = &mut item.submission;
     let Some(forward) = submission.kind.as_forward() else {
         return denied("a page key may submit `forward` only: use a secret key on your server".to_owned());
     };
@@ -385,7 +384,7 @@ pub(super) async fn recall(app: &App) -> Result<(), LedgerError> {
     let hour = Timestamp(now.0 - now.0 % HOUR_MS);
     for (tenant, keys, page) in app.access().page_doors() {
         let period = page.budget.as_ref().map_or(hour, |budget| budget.period_start(now));
-        let used = app.relay.used_by_keys(&tenant, &keys, [hour, period]).await?;
+        let used = app.relay.history().used_by_keys(&tenant, &keys, [hour, period]).await?;
         app.pages.recall(&tenant, &page, used, now);
     }
     Ok(())

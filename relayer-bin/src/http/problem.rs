@@ -10,7 +10,7 @@ use axum::{
     http::{HeaderValue, Response, StatusCode, header},
     response::IntoResponse,
 };
-use slackwater::relay::{CancelError, ModelError, PauseError, PolicyError, SubmitError, WaitError};
+use slackwater::{CancelError, ModelError, PauseError, PolicyError, SubmitError, WaitError};
 use slackwater_core::{forecast::RegistryError, wire};
 use slackwater_ledger::LedgerError;
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use alloy_primitives::{B256, Keccak256};
-use slackwater::relay::PolicyError;
+use slackwater::PolicyError;
 use slackwater_core::wire::Change;
 use slackwater_ledger::LedgerError;
 use tokio::runtime::Handle;

@@ -10,7 +10,7 @@ use axum::{
 };
 use hyper::body::Body as _;
 use serde::Deserialize;
-use slackwater::relay::{Acceptance, SubmitItem};
+use slackwater::Submission;
 use slackwater_core::{
     request::{Promise, RequestId, Status, Withdrawal},
     wire::{self, Accepted, BatchResults, Quote, QuoteRequest, RequestPage, RequestSummary, WithdrawalBody},
@@ -91,7 +91,7 @@ pub(super) async fn submit(
     let body::Read { bytes, held } =
         body::read(&app, &caller, &parts.headers, body, app.limits.single()).await.map_err(counted)?;
     let key = idempotency_key(&parts.headers).map_err(counted)?;
-    let item = body::parse(&bytes).and_then(|body| dto::item(body, key));
+    let item = body::parse(&bytes).and_then(|body| dto::submission(body, key));
     drop(bytes);
     let acceptance = submit_items(&app, &caller, peer.network(), vec![item]).await.pop();
     let acceptance = acceptance.unwrap_or_else(|| unreachable!("one item has one result"))?;
@@ -128,7 +128,7 @@ pub(super) async fn submit_batch(
         )));
     }
     let parsed = dto::parse_batch(&bytes, limits.max_batch_items).map_err(counted)?;
-    let items: Vec<_> = parsed.into_iter().map(|body| body.and_then(|body| dto::item(body, None))).collect();
+    let items: Vec<_> = parsed.into_iter().map(|body| body.and_then(|body| dto::submission(body, None))).collect();
     drop(bytes);
     let total = items.len();
     // Before anything is submitted: accepted requests must be answered.
@@ -150,14 +150,12 @@ async fn submit_items(
     app: &Shared,
     caller: &Caller,
     network: Network,
-    items: Vec<Result<SubmitItem, Problem>>,
-) -> Vec<Result<Acceptance, Problem>> {
-    let signed = |item| SubmitItem { submitted_by: Some(Arc::clone(&caller.key)), ..item };
-    let items = items.into_iter().map(|item| item.map(signed));
+    items: Vec<Result<Submission, Problem>>,
+) -> Vec<Result<slackwater::Accepted, Problem>> {
     if caller.is_page {
-        return page::submit(app, caller, network, items.collect()).await;
+        return page::submit(app, caller, network, items).await;
     }
-    let items = items.map(|item| item.map_err(|problem| app.counted(caller, problem))).collect();
+    let items = items.into_iter().map(|item| item.map_err(|problem| app.counted(caller, problem))).collect();
     submit_admitted(app, caller, items).await
 }
 
@@ -165,11 +163,11 @@ async fn submit_items(
 pub(super) async fn submit_admitted(
     app: &Shared,
     caller: &Caller,
-    items: Vec<Result<SubmitItem, Problem>>,
-) -> Vec<Result<Acceptance, Problem>> {
+    items: Vec<Result<Submission, Problem>>,
+) -> Vec<Result<slackwater::Accepted, Problem>> {
     let mut good = Vec::with_capacity(items.len());
     let refused: Vec<Option<Problem>> = items.into_iter().map(|item| item.map(|item| good.push(item)).err()).collect();
-    let mut answers = app.relay.submit_many(&caller.tenant, good).await.into_iter();
+    let mut answers = app.tenant(caller).submit_many(good).await.into_iter();
     let answer = |refused: Option<Problem>| match refused {
         Some(problem) => Err(problem),
         None => match answers.next() {
@@ -230,9 +228,9 @@ pub(super) async fn list(
     let mut filter =
         RequestFilter { tenant, status, chain_id, before: cursor, limit: limit + 1, ..RequestFilter::default() };
     if let Some(beyond) = filter.beyond(MAX_LOOKED_AT) {
-        filter.from = app.relay.requests(&beyond).await?.first().map(|record| record.seq + 1);
+        filter.from = app.relay.history().requests(&beyond).await?.first().map(|record| record.seq + 1);
     }
-    let mut records = app.relay.requests(&filter).await?;
+    let mut records = app.relay.history().requests(&filter).await?;
     let has_more = records.len() > limit;
     records.truncate(limit);
     let next = if has_more { records.last().map(|record| record.seq) } else { filter.from };
@@ -256,11 +254,11 @@ pub(super) async fn show(State(app): State<Shared>, caller: Caller, Path(id): Pa
         record.submitted_by = None;
     }
     let batch = match record.batch {
-        Some(batch) => app.relay.batch(batch).await?,
+        Some(batch) => app.relay.history().batch(batch).await?,
         None => None,
     };
     let filter = EventFilter { after: 0, request: Some(record.seq), tenant: None, limit: MAX_TIMELINE };
-    let timeline = app.relay.events(&filter).await?;
+    let timeline = app.relay.history().events(&filter).await?;
     let promise = promise_of(&app, &record);
     let attempts = batch.map(|view| view.attempts).unwrap_or_default();
     Ok(body::json_sized(StatusCode::OK, &dto::request(&record, &promise, &attempts, &timeline), 4_096))
@@ -320,7 +318,7 @@ pub(super) async fn cancel(
     let by = (*record.tenant != *caller.tenant && caller.is_operator()).then(|| caller.name());
     let acting = Arc::clone(&app);
     let mut cancelled = recorded(async move {
-        let cancelled = acting.relay.cancel(&record.tenant, id).await?;
+        let cancelled = acting.relay.tenant(record.tenant.as_str()).cancel(id).await?;
         if let Some(by) = by {
             acting.relay.record_action(&by, "cancel", &id.to_string()).await?;
         }
@@ -346,7 +344,7 @@ pub(super) async fn quote(State(app): State<Shared>, caller: Caller, request: Re
     let (parts, body) = request.into_parts();
     let body::Read { bytes, .. } = body::read(&app, &caller, &parts.headers, body, app.limits.single()).await?;
     let asked: QuoteRequest = body::parse(&bytes)?;
-    let quote = app.relay.quote(&caller.tenant, asked.chain_id.0, asked.gas.0)?;
+    let quote = app.tenant(&caller).quote(asked.chain_id.0, asked.gas.0)?;
     let wait = match asked.within {
         Some(within) => app.relay.quote_wait(asked.chain_id.0, Duration::from_millis(within.0))?,
         None => None,

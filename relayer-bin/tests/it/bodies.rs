@@ -10,8 +10,8 @@ use slackwater_relayer::http::{
 
 const CORPUS: &str = include_str!("../corpus/submit.json");
 
-fn item(text: &str) -> Result<slackwater::relay::SubmitItem, slackwater_relayer::http::problem::Problem> {
-    dto::item(parse_body(text.as_bytes())?, None)
+fn item(text: &str) -> Result<slackwater_core::request::Submission, slackwater_relayer::http::problem::Problem> {
+    dto::submission(parse_body(text.as_bytes())?, None)
 }
 
 fn forward() -> serde_json::Value {
@@ -28,10 +28,10 @@ fn forward() -> serde_json::Value {
 #[test]
 fn the_documented_body_is_read() {
     let item = item(&forward().to_string()).unwrap();
-    assert_eq!(item.submission.chain_id, 31_337);
-    assert_eq!(item.submission.deadline, Some(Deadline::Within(std::time::Duration::from_secs(30))));
-    assert_eq!(item.submission.max_cost_wei.unwrap().to_string(), "16");
-    let forward = item.submission.kind.as_forward().expect("a forward");
+    assert_eq!(item.chain_id, 31_337);
+    assert_eq!(item.deadline, Some(Deadline::Within(std::time::Duration::from_secs(30))));
+    assert_eq!(item.max_cost_wei.unwrap().to_string(), "16");
+    let forward = item.kind.as_forward().expect("a forward");
     assert_eq!(forward.gas.to_string(), "120000");
     assert_eq!(forward.signature.len(), 65);
 }
@@ -118,7 +118,7 @@ fn a_batch_beyond_its_limit_is_counted_and_not_built() {
 proptest! {
     #[test]
     fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
-        let _ = parse_body(&bytes).and_then(|body| dto::item(body, Some("key")));
+        let _ = parse_body(&bytes).and_then(|body| dto::submission(body, Some("key")));
         let _ = parse_batch(&bytes, 10);
     }
 
@@ -127,9 +127,9 @@ proptest! {
         let mut bytes = forward().to_string().into_bytes();
         let len = bytes.len();
         bytes[at % len] = with;
-        let _ = parse_body(&bytes).and_then(|body| dto::item(body, None));
+        let _ = parse_body(&bytes).and_then(|body| dto::submission(body, None));
         bytes.truncate(cut % len);
-        let _ = parse_body(&bytes).and_then(|body| dto::item(body, None));
+        let _ = parse_body(&bytes).and_then(|body| dto::submission(body, None));
         let _ = parse_batch(&bytes, 10);
     }
 

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use reqwest::{Client, Method, RequestBuilder, StatusCode, header};
 use serde_json::{Value, json};
-use slackwater::relay::Relay;
+use slackwater::Relay;
 use slackwater_relayer::{
     config::Sources,
     http::{

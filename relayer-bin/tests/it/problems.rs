@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use alloy_primitives::{Address, B256, U256};
-use slackwater::relay::{CancelError, SubmitError, WaitError};
+use slackwater::{CancelError, SubmitError, WaitError};
 use slackwater_core::{
     policy::{BudgetError, BudgetShare, PolicyDenial},
     request::{RequestId, SignatureError, Status, VerifyError},

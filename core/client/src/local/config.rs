@@ -139,7 +139,7 @@ impl LocalConfig {
                 cancel_gas: 21_000,
                 spender_scan_blocks: 128,
             },
-            targets: RecordRule { max_records: 1_000, ..RecordRule::default() },
+            targets: RecordRule::default().with(|it| it.max_records = 1_000),
             timing: LocalTiming::Percentile,
             patience_percentile: 40,
             urgent_within,

@@ -19,6 +19,7 @@ const APPLICATION_ID: u32 = 0x534c_4b57;
 
 keys! {
     /// A database file, and how it is used.
+    #[non_exhaustive]
     pub struct SqliteConfig;
 
     /// Longest wait for a lock that another program holds on the file, such as a backup.

@@ -77,6 +77,7 @@ impl BudgetError {
 keys! {
     /// Parts of a tenant's budget that one signer, and one target, may hold and spend.
     #[derive(Copy)]
+    #[non_exhaustive]
     pub struct BudgetShares;
 
     /// Share of the budget that one signer's requests may hold and spend, percent; 100 is no limit. Not with `ledger.url`.

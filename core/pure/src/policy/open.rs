@@ -18,6 +18,7 @@ const GAPPED_ANYWAY: usize = 8;
 keys! {
     /// Limits of all tenants together.
     #[derive(Copy)]
+    #[non_exhaustive]
     pub struct OpenLimits;
 
     /// Most requests of all tenants that may be open at a time, not in a block.

@@ -31,6 +31,7 @@ const MAX_PRICE_PERCENT: u32 = 1_000;
 
 keys! {
     /// Everything a tenant's requests must satisfy. Limits are inclusive.
+    #[non_exhaustive]
     pub struct TenantPolicy;
 
     /// Highest gas of one request.

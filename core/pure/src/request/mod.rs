@@ -34,5 +34,5 @@ pub use signature::{SignatureError, recover};
 pub use status::{Reason, Status};
 pub use target::TargetRecord;
 pub use token::{Payment, Token, TokenDomain};
-pub use verify::{Deadline, Submission, VerifiedRequest, identify, verify};
+pub use verify::{Deadline, MAX_IDEMPOTENCY_KEY_BYTES, Submission, VerifiedRequest, identify, verify};
 pub use withdrawal::Withdrawal;

@@ -19,12 +19,18 @@ pub struct Submission {
     pub deadline: Option<Deadline>,
     /// Ceiling on the total cost, wei; `None` leaves it to budget and policy.
     pub max_cost_wei: Option<U256>,
+    /// Name of this submission, 1 to [`MAX_IDEMPOTENCY_KEY_BYTES`] bytes: the same key with the same body gets the first
+    /// answer, with another body a refusal. `None`: a signed request is recognised by its content, each call is a new one.
+    pub idempotency_key: Option<String>,
 }
+
+/// Longest idempotency key, bytes.
+pub const MAX_IDEMPOTENCY_KEY_BYTES: usize = 255;
 
 impl Submission {
     /// A request of any kind, without deadline and ceiling.
     pub const fn new(chain_id: ChainId, kind: RequestKind) -> Self {
-        Self { chain_id, kind, deadline: None, max_cost_wei: None }
+        Self { chain_id, kind, deadline: None, max_cost_wei: None, idempotency_key: None }
     }
 
     /// How long it may take, from its arrival on.
@@ -45,6 +51,13 @@ impl Submission {
     #[must_use]
     pub const fn max_cost_wei(mut self, wei: U256) -> Self {
         self.max_cost_wei = Some(wei);
+        self
+    }
+
+    /// Name of this submission, 1 to [`MAX_IDEMPOTENCY_KEY_BYTES`] bytes.
+    #[must_use]
+    pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
+        self.idempotency_key = Some(key.into());
         self
     }
 }
@@ -203,7 +216,7 @@ pub fn verify(
     context: &VerifyContext<'_>,
     now: Timestamp,
 ) -> Result<VerifiedRequest, VerifyError> {
-    let Submission { chain_id, kind, deadline, max_cost_wei } = submission;
+    let Submission { chain_id, kind, deadline, max_cost_wei, idempotency_key: _ } = submission;
     if chain_id != context.chain_id {
         return Err(VerifyError::WrongChain { requested: chain_id, served: context.chain_id });
     }

@@ -28,6 +28,7 @@ const FIRST_PART: u32 = 64;
 keys! {
     /// Suspicion of targets, and their memory.
     #[derive(Copy)]
+    #[non_exhaustive]
     pub struct RecordRule;
 
     /// Longest time that a target which `targets` names is suspect, and its requests share transactions with the same signer's

@@ -80,6 +80,7 @@ pub struct ChainTuning {
 keys! {
     /// Questions to nodes: their limits, and second askings.
     #[derive(Copy)]
+    #[non_exhaustive]
     pub struct RpcTuning;
 
     /// Longest wait for one RPC answer.
@@ -100,6 +101,7 @@ keys! {
 keys! {
     /// Heads: pace of the looks at them, and greatest age.
     #[derive(Copy)]
+    #[non_exhaustive]
     pub struct HeadTuning = for_spec(spec: &ChainSpec);
 
     /// Time between polls of the head.
@@ -121,6 +123,7 @@ keys! {
 keys! {
     /// Return of requests that a transaction left out, or that nodes refused.
     #[derive(Copy)]
+    #[non_exhaustive]
     pub struct RetryTuning = for_spec(spec: &ChainSpec);
 
     /// Blocks for which a lane's oldest transaction may stay out of blocks although its price would do, while others wait behind it: then
@@ -140,6 +143,7 @@ keys! {
 keys! {
     /// Blocks that fees are learned from, and trust in their sources.
     #[derive(Copy)]
+    #[non_exhaustive]
     pub struct MarketTuning;
 
     /// Blocks, and transactions of our own, that the tip is learned from.
@@ -158,6 +162,7 @@ keys! {
 keys! {
     /// Timing of requests that can wait.
     #[derive(Copy)]
+    #[non_exhaustive]
     pub struct TimingTuning = for_spec(spec: &ChainSpec);
 
     /// Timing of requests that can wait: `forecast` (until waiting is not expected to pay any more), `percentile` (until
@@ -178,6 +183,7 @@ keys! {
 
 keys! {
     /// Forecasts of the base fee, and their memory.
+    #[non_exhaustive]
     pub struct ForecastTuning = for_spec(spec: &ChainSpec);
 
     /// Wanted chance that the base fee stays below the fee cap until the deadline (or as far as is forecast), thousandths.
@@ -203,6 +209,7 @@ keys! {
 keys! {
     /// Conditions of acceptance.
     #[derive(Copy)]
+    #[non_exhaustive]
     pub struct AdmissionTuning = for_spec(spec: &ChainSpec);
 
     /// Shortest deadline that is accepted.
@@ -223,6 +230,7 @@ keys! {
 keys! {
     /// Simulation of requests before they are sent.
     #[derive(Copy)]
+    #[non_exhaustive]
     pub struct SimulationTuning;
 
     /// Simulate every batch before it is sent. Without it, a request that reverts is paid for.

@@ -1401,7 +1401,7 @@ fn a_suspicion_ends_and_the_next_is_longer() {
     let second = suspect(&mut queue, 0x66, 2, first);
     assert_eq!(second.0 - first.0, 2 * first.0);
     // Short enough that the requests are valid when it ends.
-    let rule = RecordRule { suspect: Duration::from_millis(64_000), ..RecordRule::default() };
+    let rule = RecordRule::default().with(|it| it.suspect = Duration::from_millis(64_000));
     queue.recall_targets(rule, Vec::new());
     let until = suspect(&mut queue, 0x66, 1, Timestamp(0));
     assert_eq!(until, Timestamp(1_000));

@@ -29,14 +29,15 @@ use crate::{
         chance, clock,
         handle::{
             error::SubmitError,
-            status::{Acceptance, ChainStatus, Quote, SubmitItem},
+            status::{Acceptance, ChainStatus, Quote},
         },
         market::forecast::WaitQuote,
         nodes::simulate::{AgreedNonce, At, agreed_nonces, forwarder_nonces},
         signer::IdentityKey,
     },
     request::{
-        Deadline, Promise, RequestId, Status, Submission, VerifiedRequest, VerifyContext, VerifyError, identify,
+        Deadline, MAX_IDEMPOTENCY_KEY_BYTES, Promise, RequestId, Status, Submission, VerifiedRequest, VerifyContext,
+        VerifyError, identify,
         settlement::{cost_within, data_needed, with_price},
         verify,
     },
@@ -44,9 +45,6 @@ use crate::{
     sender::{DoorLimits, Price, usual_forward},
     time::Timestamp,
 };
-
-/// Longest idempotency key, bytes.
-pub(in crate::relay) const MAX_IDEMPOTENCY_KEY_BYTES: usize = 255;
 
 /// Number of requests verified together on a blocking thread.
 const VERIFY_CHUNK: usize = 128;
@@ -353,9 +351,13 @@ impl Admission {
 
     /// The id that `item` would have, and its current quote, which includes the amount reserved from the tenant's
     /// budget. Runs every check of an acceptance that needs no I/O.
-    pub(in crate::relay) fn assess(&self, tenant: &str, item: SubmitItem) -> Result<(RequestId, Quote), SubmitError> {
+    pub(in crate::relay) fn assess(
+        &self,
+        tenant: &str,
+        submission: Submission,
+    ) -> Result<(RequestId, Quote), SubmitError> {
         let tenant = self.tenants.get(tenant).ok_or_else(|| SubmitError::UnknownTenant(tenant.to_owned()))?;
-        let prepared = self.prepare(&tenant, item, clock::now()).map_err(|refused| *refused.error)?;
+        let prepared = self.prepare(&tenant, submission, clock::now()).map_err(|refused| *refused.error)?;
         Ok((prepared.request.id(), prepared.quote))
     }
 
@@ -376,7 +378,8 @@ impl Admission {
     pub(in crate::relay) async fn submit(
         self: Arc<Self>,
         tenant: &str,
-        items: Vec<SubmitItem>,
+        items: Vec<Submission>,
+        submitted_by: Option<Arc<str>>,
     ) -> Vec<Result<Acceptance, SubmitError>> {
         let count = items.len();
         let Some(tenant) = self.tenants.get(tenant) else {
@@ -384,7 +387,7 @@ impl Admission {
         };
         let limit = self.accept_timeout;
         let (is_shared, group) = (self.tenants.is_shared(), self.group.clone());
-        let mut submitted = tokio::spawn(self.submit_to_end(tenant, items));
+        let mut submitted = tokio::spawn(self.submit_to_end(tenant, items, submitted_by));
         let answered = loop {
             match tokio::time::timeout(limit, &mut submitted).await {
                 Ok(answered) => break answered,
@@ -403,7 +406,8 @@ impl Admission {
     async fn submit_to_end(
         self: Arc<Self>,
         tenant: Arc<Tenant>,
-        items: Vec<SubmitItem>,
+        items: Vec<Submission>,
+        submitted_by: Option<Arc<str>>,
     ) -> Vec<Result<Acceptance, SubmitError>> {
         let now = clock::now();
         let lines: Vec<_> = items.iter().map(line_of).collect();
@@ -438,6 +442,7 @@ impl Admission {
             };
             match reserved {
                 Ok(item) => {
+                    let item = Prepared { submitted_by: submitted_by.clone(), ..item };
                     writes.push(Write::Accept(Box::new(self.new_request(&tenant, &item, now))));
                     waiting.push((index, item));
                 }
@@ -552,7 +557,7 @@ impl Admission {
     async fn prepare_all(
         self: Arc<Self>,
         tenant: &Arc<Tenant>,
-        items: Vec<SubmitItem>,
+        items: Vec<Submission>,
         now: Timestamp,
     ) -> Vec<Undecided> {
         if items.len() < VERIFY_CHUNK / 8 {
@@ -562,7 +567,7 @@ impl Admission {
         let mut chunks = Vec::new();
         let mut items = items.into_iter().peekable();
         while items.peek().is_some() {
-            let chunk: Vec<SubmitItem> = items.by_ref().take(VERIFY_CHUNK).collect();
+            let chunk: Vec<Submission> = items.by_ref().take(VERIFY_CHUNK).collect();
             let (this, tenant) = (self.clone(), tenant.clone());
             let count = chunk.len();
             let task = tokio::spawn(clock::run_blocking(move || {
@@ -581,8 +586,8 @@ impl Admission {
     }
 
     /// Runs all checks without I/O, and signs the promise.
-    fn prepare(&self, tenant: &Tenant, item: SubmitItem, now: Timestamp) -> Undecided {
-        let SubmitItem { mut submission, idempotency_key, submitted_by } = item;
+    fn prepare(&self, tenant: &Tenant, mut submission: Submission, now: Timestamp) -> Undecided {
+        let idempotency_key = submission.idempotency_key.take();
         let chain_id = submission.chain_id;
         let chain = self.chains.served(chain_id)?;
         if let Some(salt) = submission.kind.salt()
@@ -615,7 +620,6 @@ impl Admission {
         // The id is computed only after a refusal: a copy costs less than three digests.
         let copy = submission.clone();
         self.judge(tenant, &chain, submission, idempotency, &context, now)
-            .map(|prepared| Prepared { submitted_by, ..prepared })
             .map_err(|error| Refused { error: Box::new(error), id: identify(&copy, &context) })
     }
 
@@ -952,9 +956,9 @@ fn reachable(
 }
 
 /// The nonce sequence and nonce that a submission claims; `None` for calls.
-fn line_of(item: &SubmitItem) -> Option<(Line, U256)> {
-    let (forwarder, signer, nonce) = item.submission.kind.sequence()?;
-    Some(((item.submission.chain_id, forwarder, signer), nonce))
+fn line_of(submission: &Submission) -> Option<(Line, U256)> {
+    let (forwarder, signer, nonce) = submission.kind.sequence()?;
+    Some(((submission.chain_id, forwarder, signer), nonce))
 }
 
 /// Refuses requests above the nodes' fee cap even at the usual price. Requests above it only at the current price wait.

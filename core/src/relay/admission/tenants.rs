@@ -420,18 +420,18 @@ mod tests {
 
     #[test]
     fn a_policy_changes_and_counters_and_rates_go_on() {
-        let before = TenantPolicy { rate_per_s: Some(1), ..TenantPolicy::new("shop") };
+        let before = TenantPolicy::new("shop").with(|it| it.rate_per_s = Some(1));
         let tenants = tenants(before.clone());
         tenants.count_open("shop");
         let old = tenants.get("shop").unwrap();
         (0..10).for_each(|_| old.admit(0).unwrap());
         assert!(old.admit(0).is_err());
-        tenants.set_policies([TenantPolicy { max_gas: 21_000, ..before.clone() }, TenantPolicy::new("newcomer")]);
+        tenants.set_policies([before.clone().with(|it| it.max_gas = 21_000), TenantPolicy::new("newcomer")]);
         let new = tenants.get("shop").unwrap();
         assert_eq!((new.policy.max_gas, new.open.load(Ordering::Relaxed)), (21_000, 1));
         assert!(new.admit(0).is_err(), "a reload gives nobody a new burst");
         assert!(tenants.get("newcomer").is_some());
-        tenants.set_policies([TenantPolicy { rate_per_s: Some(2), ..before }]);
+        tenants.set_policies([before.with(|it| it.rate_per_s = Some(2))]);
         assert!(tenants.get("shop").unwrap().admit(0).is_ok());
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use alloy_primitives::Address;
 
 use super::lease::Lease;
-use crate::tuning::keys;
+use slackwater_core::tuning::keys;
 
 /// A chain service's view of its cluster.
 #[derive(Debug)]
@@ -32,6 +32,7 @@ impl Membership {
 
 keys! {
     /// Pace of an instance among several.
+    #[non_exhaustive]
     pub struct ClusterConfig;
 
     /// Time that the lease on a chain's lanes lasts. Another instance takes over after it, at the earliest. With `url`.

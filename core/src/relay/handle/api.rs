@@ -1,6 +1,6 @@
 //! The relay's handle, called by embedders and the HTTP API.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use alloy_primitives::{Address, B256};
 use tokio::{
@@ -11,13 +11,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     error::{CancelError, PolicyError, SubmitError, WaitError},
-    models::{self, ModelAnswer, ModelCommand, ModelError},
-    status::{Acceptance, BatchView, ChainHealth, ChainStatus, FeeSource, LaneStatus, Quote, SubmitItem},
+    status::{Acceptance, ChainHealth, ChainStatus, FeeSource, LaneStatus},
 };
 use crate::{
     ledger::{
-        AccountRow, DecisionRow, EventFilter, EventRecord, GroupCommit, KeyUse, Ledger, LedgerError, MarginRow,
-        RequestChange, RequestFilter, RequestRecord, StorageFault, Write, WriteOutcome,
+        EventRecord, GroupCommit, Ledger, LedgerError, RequestChange, RequestFilter, RequestRecord, StorageFault,
+        Write, WriteOutcome,
     },
     policy::{PauseScope, Pauses, TenantPolicy},
     provenance::{Decision, Head},
@@ -30,10 +29,9 @@ use crate::{
         },
         chain::{message::Message, notices::count_ended, shared::ChainShared},
         clock,
-        market::forecast::{ForecastView, ModelInfo, WaitQuote},
+        market::forecast::{ForecastView, WaitQuote},
     },
-    request::{BatchId, Reason, RequestId, Status},
-    time::Timestamp,
+    request::{Reason, RequestId, Status, Submission},
 };
 
 /// State to wait for.
@@ -53,7 +51,7 @@ pub struct Relay {
 
 #[derive(Debug)]
 pub(in crate::relay) struct Inner {
-    admission: Arc<Admission>,
+    pub(super) admission: Arc<Admission>,
     group: GroupCommit,
     ledger: Arc<dyn Ledger>,
     stop: CancellationToken,
@@ -87,6 +85,9 @@ impl Drop for Inner {
     }
 }
 
+/// Id of the tenant of a relay that was configured without tenants.
+pub(super) const DEFAULT_TENANT: &str = "default";
+
 /// Longest wait of a start for the first heads, after which it returns anyway.
 const FIRST_HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -100,32 +101,45 @@ impl Relay {
         let _ = tokio::time::timeout(FIRST_HEAD_TIMEOUT, all).await;
     }
 
-    /// Submits one request. Once this returns `Ok`, the request is durable and its inclusion promised.
-    ///
-    /// # Errors
-    /// [`SubmitError`]; see [`SubmitError::is_retryable`] and [`SubmitError::is_ambiguous`]. Submitting the same signed
-    /// bytes again is always safe.
-    pub async fn submit(&self, tenant: &str, item: SubmitItem) -> Result<Acceptance, SubmitError> {
-        self.submit_many(tenant, vec![item]).await.pop().unwrap_or(Err(SubmitError::ShuttingDown))
-    }
-
-    /// Submits many requests in one commit; results in order. A refused request does not affect the others.
-    pub async fn submit_many(&self, tenant: &str, items: Vec<SubmitItem>) -> Vec<Result<Acceptance, SubmitError>> {
+    /// Submits requests of one tenant, and counts those that are refused.
+    pub(super) async fn accept(
+        &self,
+        tenant: &Arc<str>,
+        submissions: Vec<Submission>,
+        submitted_by: Option<Arc<str>>,
+    ) -> Vec<Result<Acceptance, SubmitError>> {
         if self.inner.stop.is_cancelled() {
-            return items.iter().map(|_| Err(SubmitError::ShuttingDown)).collect();
+            return submissions.iter().map(|_| Err(SubmitError::ShuttingDown)).collect();
         }
-        let keys: Vec<_> = items.iter().map(|item| item.submitted_by.clone()).collect();
-        let answers = self.take(tenant, items).await;
-        let payer: Arc<str> = tenant.into();
-        for (key, answer) in keys.into_iter().zip(&answers) {
-            if let Err(error) = answer {
-                self.record_refusal(key, Arc::clone(&payer), error.code());
-            }
+        let answers = self.take(tenant, submissions, submitted_by.clone()).await;
+        for error in answers.iter().filter_map(|answer| answer.as_ref().err()) {
+            self.record_refusal(submitted_by.clone(), Arc::clone(tenant), error.code());
         }
         answers
     }
 
-    /// Counts a refusal in the metrics and, in sums per minute, in the decision log. [`Self::submit`] counts its own
+    /// The relay's parts, unless it is shutting down.
+    pub(super) fn running(&self) -> Result<&Inner, SubmitError> {
+        if self.inner.stop.is_cancelled() { Err(SubmitError::ShuttingDown) } else { Ok(&self.inner) }
+    }
+
+    pub(super) fn ledger(&self) -> &Arc<dyn Ledger> {
+        &self.inner.ledger
+    }
+
+    pub(super) fn chain(&self, chain_id: u64) -> Option<Arc<ChainShared>> {
+        self.inner.admission.chains.get(chain_id)
+    }
+
+    pub(super) fn ended(&self) -> CancellationToken {
+        self.inner.ended.clone()
+    }
+
+    pub(super) async fn log_head(&self) -> Result<Option<Head>, LedgerError> {
+        self.inner.log_head.get(|| log::head(&*self.inner.ledger)).await
+    }
+
+    /// Counts a refusal in the metrics and, in sums per minute, in the decision log. Submissions count their own
     /// refusals; this is for refusals before it: a wrong key, an exceeded rate limit, a malformed body. `key` is the id
     /// of the caller's API key, if any; `tenant` is empty if unknown.
     pub fn record_refusal(&self, key: Option<Arc<str>>, tenant: Arc<str>, code: &'static str) {
@@ -133,15 +147,20 @@ impl Relay {
         self.inner.admission.refusals.add((key, tenant, code), 1);
     }
 
-    async fn take(&self, tenant: &str, items: Vec<SubmitItem>) -> Vec<Result<Acceptance, SubmitError>> {
+    async fn take(
+        &self,
+        tenant: &str,
+        items: Vec<Submission>,
+        submitted_by: Option<Arc<str>>,
+    ) -> Vec<Result<Acceptance, SubmitError>> {
         let pauses = self.pauses();
         if *pauses == Pauses::default() {
-            return self.inner.admission.clone().submit(tenant, items).await;
+            return self.inner.admission.clone().submit(tenant, items, submitted_by).await;
         }
-        let refused: Vec<_> = items.iter().map(|item| pauses.of(tenant, item.submission.chain_id)).collect();
+        let refused: Vec<_> = items.iter().map(|item| pauses.of(tenant, item.chain_id)).collect();
         let others =
             items.into_iter().zip(&refused).filter(|(_, scope)| scope.is_none()).map(|(item, _)| item).collect();
-        let mut answers = self.inner.admission.clone().submit(tenant, others).await.into_iter();
+        let mut answers = self.inner.admission.clone().submit(tenant, others, submitted_by).await.into_iter();
         let answer = |scope| match scope {
             Some(scope) => Err(SubmitError::Paused(scope)),
             None => answers.next().unwrap_or(Err(SubmitError::ShuttingDown)),
@@ -246,15 +265,6 @@ impl Relay {
         self.inner.group.try_submit(write).await.map(drop)
     }
 
-    /// Head of the decision log: its newest entry, linked to all entries before it; `None` while the log is empty. At
-    /// most a second old: however often this is called, the ledger is read once per second.
-    ///
-    /// # Errors
-    /// [`LedgerError`].
-    pub async fn log_head(&self) -> Result<Option<Head>, LedgerError> {
-        self.inner.log_head.get(|| log::head(&*self.inner.ledger)).await
-    }
-
     /// A stored request, of any tenant.
     ///
     /// # Errors
@@ -263,67 +273,13 @@ impl Relay {
         self.inner.ledger.request(id).await
     }
 
-    /// Matching requests, newest first.
-    ///
-    /// # Errors
-    /// [`LedgerError`].
-    pub async fn requests(&self, filter: &RequestFilter) -> Result<Vec<RequestRecord>, LedgerError> {
-        self.inner.ledger.requests(filter).await
-    }
-
-    /// Totals of `tenant`'s requests submitted with `keys` ([`Ledger::used_by_keys`]).
-    ///
-    /// # Errors
-    /// [`LedgerError`].
-    pub async fn used_by_keys(
-        &self,
-        tenant: &str,
-        keys: &BTreeSet<Arc<str>>,
-        since: [Timestamp; 2],
-    ) -> Result<KeyUse, LedgerError> {
-        self.inner.ledger.used_by_keys(tenant, keys, since).await
-    }
-
-    /// A batch with its attempts and members.
-    ///
-    /// # Errors
-    /// [`LedgerError`].
-    pub async fn batch(&self, id: BatchId) -> Result<Option<BatchView>, LedgerError> {
-        let found = self.inner.ledger.batch(id).await?;
-        Ok(found.map(|(batch, attempts, members)| {
-            let members = members.into_iter().map(|member| member.id).collect();
-            BatchView { batch, attempts, members }
-        }))
-    }
-
-    /// Committed events in order.
-    ///
-    /// # Errors
-    /// [`LedgerError`].
-    pub async fn events(&self, filter: &EventFilter) -> Result<Vec<EventRecord>, LedgerError> {
-        self.inner.ledger.events(filter).await
-    }
-
-    /// Subscribes to events as they are committed. A lagging receiver reads missed events with [`Self::events`].
+    /// Events as they are committed, in groups.
+    #[doc(hidden)]
     pub fn subscribe(&self) -> broadcast::Receiver<Arc<[EventRecord]>> {
         self.inner.group.subscribe()
     }
 
-    /// Sequence number of the newest committed event.
-    ///
-    /// # Errors
-    /// [`LedgerError`].
-    pub async fn last_event_seq(&self) -> Result<u64, LedgerError> {
-        self.inner.ledger.last_event_seq().await
-    }
-
-    /// Withdraws a request of `tenant` that is not in a transaction yet. The same user's requests with later nonces end
-    /// with it. Another tenant's request is never touched or shown, even if it is the same signed request.
-    ///
-    /// # Errors
-    /// [`CancelError::TooLate`] once the request has ended or is batched, since a signed transaction may be mined in
-    /// any case; also while it waits again and a transaction that it left is not final.
-    pub async fn cancel(&self, tenant: &str, id: RequestId) -> Result<RequestRecord, CancelError> {
+    pub(super) async fn cancel(&self, tenant: &str, id: RequestId) -> Result<RequestRecord, CancelError> {
         let Some(record) = self.inner.ledger.request(id).await?.filter(|record| record.tenant == tenant) else {
             return Err(CancelError::Unknown(id));
         };
@@ -430,82 +386,6 @@ impl Relay {
         self.inner.admission.chains.get(chain_id)?.view().forecast
     }
 
-    async fn ask_models(&self, chain_id: u64, command: ModelCommand) -> Result<ModelAnswer, ModelError> {
-        let chain = self.inner.admission.chains.get(chain_id).ok_or(ModelError::UnknownChain(chain_id))?;
-        let (reply, answer) = oneshot::channel();
-        let message = Message::Models { command, reply };
-        chain.inbox.send(message).await.map_err(|_| ModelError::ShuttingDown)?;
-        answer.await.map_err(|_| ModelError::ShuttingDown)?
-    }
-
-    async fn change_models(&self, chain_id: u64, command: ModelCommand) -> Result<Vec<ModelInfo>, ModelError> {
-        match self.ask_models(chain_id, command).await? {
-            ModelAnswer::Models(models) => Ok(models),
-            ModelAnswer::Registry(_) => unreachable!("only an export is answered with a registry"),
-        }
-    }
-
-    /// Activates a version of a chain's forecast models until the next refit. Durable when this returns.
-    ///
-    /// # Errors
-    /// [`ModelError`]; nothing is changed in that case.
-    pub async fn promote_model(&self, chain_id: u64, version: u32) -> Result<Vec<ModelInfo>, ModelError> {
-        self.change_models(chain_id, ModelCommand::Promote(version)).await
-    }
-
-    /// Activates a version and keeps it active until [`Self::unpin_models`], across restarts. Durable when this
-    /// returns.
-    ///
-    /// # Errors
-    /// [`ModelError`]; nothing is changed in that case.
-    pub async fn pin_model(&self, chain_id: u64, version: u32) -> Result<Vec<ModelInfo>, ModelError> {
-        self.change_models(chain_id, ModelCommand::Pin(version)).await
-    }
-
-    /// Removes the pin, so that the next fitted version is activated. Durable when this returns.
-    ///
-    /// # Errors
-    /// [`ModelError`].
-    pub async fn unpin_models(&self, chain_id: u64) -> Result<Vec<ModelInfo>, ModelError> {
-        self.change_models(chain_id, ModelCommand::Unpin).await
-    }
-
-    /// Activates the previously active version again. Durable when this returns.
-    ///
-    /// # Errors
-    /// [`ModelError`]; nothing is changed in that case.
-    pub async fn roll_back_models(&self, chain_id: u64) -> Result<Vec<ModelInfo>, ModelError> {
-        self.change_models(chain_id, ModelCommand::RollBack).await
-    }
-
-    /// All models of a chain with scores and pin, as one JSON document.
-    ///
-    /// # Errors
-    /// [`ModelError`].
-    pub async fn export_models(&self, chain_id: u64) -> Result<String, ModelError> {
-        let ModelAnswer::Registry(registry) = self.ask_models(chain_id, ModelCommand::Export).await? else {
-            unreachable!("an export is answered with a registry")
-        };
-        let written = clock::run_blocking(move || models::export(chain_id, &registry)).await;
-        written.map_err(|_| ModelError::ShuttingDown)?
-    }
-
-    /// Replaces a chain's models by those of an export, after checking each against its content hash. Durable when this
-    /// returns.
-    ///
-    /// # Errors
-    /// [`ModelError`]; nothing is changed in that case.
-    pub async fn import_models(&self, chain_id: u64, export: String) -> Result<Vec<ModelInfo>, ModelError> {
-        let chain = self.inner.admission.chains.get(chain_id).ok_or(ModelError::UnknownChain(chain_id))?;
-        let (bytes, limit) = (export.len(), chain.tuning.forecast.learned_max_bytes);
-        if bytes > limit {
-            return Err(ModelError::TooLarge { bytes, limit });
-        }
-        let read = clock::run_blocking(move || models::import(chain_id, &export)).await;
-        let registry = read.map_err(|_| ModelError::ShuttingDown)??;
-        self.change_models(chain_id, ModelCommand::Import(Box::new(registry))).await
-    }
-
     /// Status of every lane.
     pub fn lanes(&self) -> Vec<LaneStatus> {
         let mut lanes: Vec<LaneStatus> =
@@ -524,70 +404,12 @@ impl Relay {
         self.inner.group.fault()
     }
 
-    /// Current cost of a forward request of `tenant` with `gas` inner gas and typical calldata. If the tenant has a
-    /// budget, the maximum cost is the amount that the budget would reserve.
-    ///
-    /// # Errors
-    /// [`SubmitError::UnknownTenant`], [`SubmitError::UnknownChain`] or [`SubmitError::ChainUnavailable`].
-    pub fn quote(&self, tenant: &str, chain_id: u64, gas: u64) -> Result<Quote, SubmitError> {
-        if self.inner.stop.is_cancelled() {
-            return Err(SubmitError::ShuttingDown);
-        }
-        self.inner.admission.quote(tenant, chain_id, gas)
-    }
-
-    /// The id that `item` would have, and its quote, whose `max_cost_wei` is the amount a budget would reserve. Runs
-    /// every check of [`Self::submit`] that needs neither ledger nor nodes. Nothing is accepted or stored.
-    ///
-    /// # Errors
-    /// [`SubmitError`].
-    pub fn assess(&self, tenant: &str, item: SubmitItem) -> Result<(RequestId, Quote), SubmitError> {
-        if self.inner.stop.is_cancelled() {
-            return Err(SubmitError::ShuttingDown);
-        }
-        self.inner.admission.assess(tenant, item)
-    }
-
     /// Value of waiting up to `slack` on a chain; `None` if there is no forecast.
     ///
     /// # Errors
     /// [`SubmitError::UnknownChain`] or [`SubmitError::ChainUnavailable`].
     pub fn quote_wait(&self, chain_id: u64, slack: Duration) -> Result<Option<WaitQuote>, SubmitError> {
         self.inner.admission.quote_wait(chain_id, slack)
-    }
-
-    /// Costs of final transactions borne by accounts, by chain, account and tenant, wei. Together with the costs of the
-    /// requests they add up to the lanes' total outflow.
-    ///
-    /// # Errors
-    /// [`LedgerError`].
-    pub async fn accounts(&self) -> Result<Vec<AccountRow>, LedgerError> {
-        self.inner.ledger.accounts().await
-    }
-
-    /// Differences between the prices of tenants' requests and their costs, by tenant and chain
-    /// (`tenant.price_percent`), wei.
-    ///
-    /// # Errors
-    /// [`LedgerError`] if the ledger cannot be read.
-    pub async fn margins(&self) -> Result<Vec<MarginRow>, LedgerError> {
-        self.inner.ledger.margins().await
-    }
-
-    /// Number of requests by chain and status.
-    ///
-    /// # Errors
-    /// [`LedgerError`].
-    pub async fn counts(&self) -> Result<Vec<(u64, Status, u64)>, LedgerError> {
-        self.inner.ledger.counts().await
-    }
-
-    /// At most `limit` entries of the decision log after sequence number `after`.
-    ///
-    /// # Errors
-    /// [`LedgerError`].
-    pub async fn decisions(&self, after: u64, limit: usize) -> Result<Vec<DecisionRow>, LedgerError> {
-        self.inner.ledger.decisions(after, limit).await
     }
 
     /// Address of the identity key that signs promises.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use super::{
-    api::Relay,
+    api::{DEFAULT_TENANT, Relay},
     config::{ChainSetup, LedgerSetup, RelayConfig},
     error::BuildError,
     setup::{SetupFault, call_problems},
@@ -137,8 +137,8 @@ impl RelayBuilder {
         let mut tenants = self.tenants;
         if tenants.is_empty() {
             // An embedder without tenants is the only caller.
-            let policy = TenantPolicy { is_open: true, ..TenantPolicy::new("default") };
-            tenants.insert("default".to_owned(), policy);
+            let policy = TenantPolicy::new(DEFAULT_TENANT).with(|it| it.is_open = true);
+            tenants.insert(DEFAULT_TENANT.to_owned(), policy);
         }
         for (id, policy) in &tenants {
             if let Some((key, detail, fix)) = policy.problems().into_iter().next() {

@@ -21,6 +21,7 @@ use crate::{
 
 /// One chain to serve.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct ChainSetup {
     /// Properties of the chain; see [`ChainSpec::preset`].
     pub spec: ChainSpec,
@@ -101,6 +102,7 @@ impl ChainSetup {
 
 /// A forwarder to serve. Its EIP-712 name is read from the chain at start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ForwarderSetup {
     /// The contract.
     pub address: Address,
@@ -108,11 +110,26 @@ pub struct ForwarderSetup {
     pub allow_unknown_code: bool,
 }
 
+impl ForwarderSetup {
+    /// The forwarder at `address`, if its code is one of the known versions.
+    pub const fn new(address: Address) -> Self {
+        Self { address, allow_unknown_code: false }
+    }
+
+    /// Whether to serve it with code that is not known.
+    #[must_use]
+    pub const fn with_unknown_code(mut self, allow: bool) -> Self {
+        self.allow_unknown_code = allow;
+        self
+    }
+}
+
 /// Default of [`TokenSetup::transfer_gas`]. Circle's `FiatTokenV2_2` uses up to 91 000, for a payee without balance.
 pub const DEFAULT_TRANSFER_GAS: u64 = 110_000;
 
 /// A token whose payments are made (EIP-3009).
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TokenSetup {
     /// The contract.
     pub address: Address,
@@ -129,6 +146,20 @@ impl TokenSetup {
     pub const fn new(address: Address) -> Self {
         Self { address, name: None, version: None, transfer_gas: DEFAULT_TRANSFER_GAS }
     }
+
+    /// Name and version of its EIP-712 domain; `None` reads it from the chain.
+    #[must_use]
+    pub fn with_domain(mut self, name: Option<String>, version: Option<String>) -> Self {
+        (self.name, self.version) = (name, version);
+        self
+    }
+
+    /// Gas that one payment may use, without the transaction's own.
+    #[must_use]
+    pub const fn with_transfer_gas(mut self, gas: u64) -> Self {
+        self.transfer_gas = gas;
+        self
+    }
 }
 
 /// Storage of the ledger.
@@ -144,6 +175,7 @@ pub enum LedgerSetup {
 
 /// Complete configuration of a relay.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct RelayConfig {
     /// Chains to serve.
     pub chains: Vec<ChainSetup>,

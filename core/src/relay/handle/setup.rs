@@ -196,7 +196,10 @@ mod tests {
         let open = crate::relay::Relay::builder().chain(setup()).database("nowhere").tenant(TenantPolicy::new("shop"));
         let told = open.build().unwrap_err().to_string();
         assert!(told.starts_with("tenant shop: targets: ") && told.contains("`open = true`"), "{told}");
-        let slip = TenantPolicy { is_open: true, price_percent: 1_001, ..TenantPolicy::new("shop") };
+        let slip = TenantPolicy::new("shop").with(|it| {
+            it.is_open = true;
+            it.price_percent = 1_001;
+        });
         let told = crate::relay::Relay::builder().chain(setup()).database("nowhere").tenant(slip).build();
         let told = told.unwrap_err().to_string();
         assert!(told.starts_with("tenant shop: price_percent: ") && told.contains("at most 1000"), "{told}");
@@ -228,7 +231,10 @@ mod tests {
     fn calls_of_several_tenants_need_signers_of_their_own() {
         let policy = |id: &str, kind: KindName| {
             let targets = BTreeMap::from([(31_337, BTreeMap::from([(Address::ZERO, TargetRule::default())]))]);
-            let policy = TenantPolicy { kinds: [kind].into(), targets: Some(targets), ..TenantPolicy::new(id) };
+            let policy = TenantPolicy::new(id).with(|it| {
+                it.kinds = [kind].into();
+                it.targets = Some(targets);
+            });
             (id.to_owned(), policy)
         };
         let one = BTreeMap::from([policy("shop", KindName::Call)]);

@@ -1,7 +1,5 @@
 //! Public inputs and views of the relay: submissions and their answers, status of chains, endpoints and lanes.
 
-use std::sync::Arc;
-
 use alloy_primitives::{Address, Bytes, U256};
 use serde::{Deserialize, Serialize};
 
@@ -9,23 +7,13 @@ use crate::{
     chain::Fees,
     ledger::{AttemptRecord, BatchRecord, RequestRecord},
     market::SourceStatus,
-    request::{Promise, RequestId, Submission},
+    request::{Promise, RequestId},
 };
-
-/// One submission with the caller's idempotency key.
-#[derive(Debug, Clone)]
-pub struct SubmitItem {
-    /// The submission.
-    pub submission: Submission,
-    /// At most 255 bytes; the same key with the same body gets the first answer.
-    pub idempotency_key: Option<String>,
-    /// Id of the submitting API key, for the records.
-    pub submitted_by: Option<Arc<str>>,
-}
 
 /// Quote of cost and price, given at acceptance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct Quote {
     /// Base fee of the next block, wei per gas.
     pub base_fee_wei_per_gas: u128,
@@ -47,7 +35,7 @@ pub struct Quote {
 
 /// An accepted request: durable, with a signed promise.
 #[derive(Debug, Clone)]
-pub struct Acceptance {
+pub(in crate::relay) struct Acceptance {
     /// The request as stored.
     pub record: Box<RequestRecord>,
     /// The promise.
@@ -78,6 +66,7 @@ pub enum ChainHealth {
 /// One RPC endpoint as the relay sees it. Never shows the URL, which may hold a secret.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct EndpointStatus {
     /// Configured name.
     pub name: String,
@@ -105,6 +94,7 @@ pub struct EndpointStatus {
 /// A chain as the relay sees it.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct ChainStatus {
     /// EIP-155 id.
     pub chain_id: u64,
@@ -151,6 +141,7 @@ pub struct ChainStatus {
 
 /// A token whose payments are made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct TokenStatus {
     /// The contract.
     pub address: Address,
@@ -164,6 +155,7 @@ pub struct TokenStatus {
 
 /// One endpoint as a source of fees.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct FeeSource {
     /// Chain id.
     pub chain_id: u64,
@@ -176,6 +168,7 @@ pub struct FeeSource {
 /// A lane as the relay sees it.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[non_exhaustive]
 pub struct LaneStatus {
     /// Chain id.
     pub chain_id: u64,
@@ -197,6 +190,7 @@ pub struct LaneStatus {
 
 /// A batch with attempts and members.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct BatchView {
     /// The batch.
     pub batch: BatchRecord,

@@ -26,6 +26,7 @@ use crate::{
 
 /// Forecast of one chain's base fee, and its consequences for requests that can wait.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct ForecastView {
     /// Base fee forecast.
     pub forecast: Forecast,
@@ -45,6 +46,7 @@ pub struct ForecastView {
 
 /// One fitted set of models.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct ModelInfo {
     /// Version number, from 1, never reused.
     pub version: u32,
@@ -62,6 +64,7 @@ pub struct ModelInfo {
 
 /// Value of waiting for a given slack.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct WaitQuote {
     /// True if the request would be sent at once.
     pub send_now: bool,

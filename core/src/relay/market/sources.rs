@@ -7,12 +7,12 @@ use serde_json::json;
 use super::header::Header;
 use crate::relay::rpc::{RpcError, RpcPool};
 use crate::{
-    BlockTimestamp, Timestamp,
     chain::{BaseFeeRule, RpcErrorClass},
     market::{
         BookConfig, FeeBook, FeeHistory, FeePoint, MAX_HISTORY_BLOCKS, REWARD_PERCENTILES, Report, SourceId,
         SourceStatus, Tips, UTILISATION_TOLERANCE, Utilisation,
     },
+    time::{BlockTimestamp, Timestamp},
 };
 
 /// Fee history answers of all nodes, in the order of configuration.

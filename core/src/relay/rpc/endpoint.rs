@@ -54,6 +54,7 @@ pub trait RpcTransport: Send + Sync + fmt::Debug + 'static {
 
 /// One RPC endpoint. Its URLs may hold a secret and are never shown.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct RpcEndpoint {
     name: String,
     route: Route,

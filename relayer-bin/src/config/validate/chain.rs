@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use slackwater::relay::{
-    ChainTuning, DEFAULT_TRANSFER_GAS, ForwarderSetup, TokenSetup, UrlFault, check_http_url, check_ws_url,
+use slackwater::{
+    ForwarderSetup, TokenSetup,
+    internal::{DEFAULT_TRANSFER_GAS, UrlFault, check_http_url, check_ws_url},
+    tuning::ChainTuning,
 };
 use slackwater_core::chain::{ChainSpec, PresetError, SpecError, preset_for_chain_id, preset_names};
 use toml::Table;
@@ -234,7 +236,7 @@ pub(super) fn forwarders(check: &mut Check<'_>, key: &str, raw: &[RawForwarder])
             check.fail(&address_key, Some(text), "is listed twice", "remove one");
         }
         let allow_unknown_code = forwarder.allow_unknown_code.unwrap_or(false);
-        setups.push(ForwarderSetup { address, allow_unknown_code });
+        setups.push(ForwarderSetup::new(address).with_unknown_code(allow_unknown_code));
     }
     setups
 }
@@ -257,7 +259,8 @@ pub(super) fn tokens(check: &mut Check<'_>, key: &str, raw: &[RawToken]) -> Vec<
             let (key, text) = (join(&key, "transfer_gas"), transfer_gas.to_string());
             check.fail(&key, Some(&text), "is out of range", "30000 to 10000000; a payment of USDC uses up to 91000");
         }
-        setups.push(TokenSetup { address, name: token.name.clone(), version: token.version.clone(), transfer_gas });
+        let (name, version) = (token.name.clone(), token.version.clone());
+        setups.push(TokenSetup::new(address).with_domain(name, version).with_transfer_gas(transfer_gas));
     }
     setups
 }

@@ -1,6 +1,6 @@
 //! Every value in force, and where it comes from.
 
-use slackwater::relay::ClusterConfig;
+use slackwater::ClusterConfig;
 use toml::Table;
 
 use crate::{

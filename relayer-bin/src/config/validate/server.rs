@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use slackwater::relay::ClusterConfig;
+use slackwater::ClusterConfig;
 use slackwater_ledger::{GroupCommitConfig, SqliteConfig};
 
 use super::{Check, DEFAULT_PATH, DEFAULT_SCHEMA, is_http_url, layered, millis};
@@ -109,7 +109,7 @@ pub(super) fn shared_ledger(
     }
     check.name("ledger.schema", &schema);
     let instance = raw.instance.clone().unwrap_or_else(|| format!("{listen}#{}", std::process::id()));
-    let cluster = ClusterConfig { instance, ..layered(check, "ledger", &raw.given, ClusterConfig::default()) };
+    let cluster = layered(check, "ledger", &raw.given, ClusterConfig::default()).with(|it| it.instance = instance);
     let mut timeouts = layered(check, "ledger", &raw.given, SharedTimeouts::default());
     if !raw.given.contains_key("idle_timeout_ms") {
         timeouts.idle = timeouts.idle.min(cluster.lease / 2);

@@ -1,7 +1,7 @@
 //! Answers to submissions and to questions about costs.
 
 use alloy_primitives::{Bytes, U256};
-use slackwater::relay::{Acceptance, Quote, WaitQuote};
+use slackwater::{Quote, WaitQuote};
 use slackwater_core::{
     request,
     wire::{self, Accepted, Account, BatchResult, HexBytes, Promise, Uint, Wait},
@@ -48,8 +48,8 @@ pub(super) fn promise(promise: &request::Promise, signature: &Bytes) -> Promise 
 }
 
 /// The acceptance.
-pub fn accepted(acceptance: &Acceptance) -> Accepted {
-    let record = &acceptance.record;
+pub fn accepted(acceptance: &slackwater::Accepted) -> Accepted {
+    let record = acceptance.record();
     Accepted {
         id: record.id,
         status: record.status.into(),
@@ -57,14 +57,14 @@ pub fn accepted(acceptance: &Acceptance) -> Accepted {
         deadline_at_ms: record.deadline,
         valid_until_ms: Some(record.valid_until),
         accepted_at_ms: record.accepted_at,
-        promise: promise(&acceptance.promise, &acceptance.promise_signature),
-        quote: Some(quote(&acceptance.quote)),
-        duplicate: acceptance.is_duplicate,
+        promise: promise(acceptance.promise(), acceptance.promise_signature()),
+        quote: Some(quote(acceptance.quote())),
+        duplicate: acceptance.is_duplicate(),
     }
 }
 
 /// Result of one request of a batch.
-pub fn batch_result(result: &Result<Acceptance, Problem>) -> BatchResult<'_> {
+pub fn batch_result(result: &Result<slackwater::Accepted, Problem>) -> BatchResult<'_> {
     match result {
         Ok(acceptance) => BatchResult { status: 202, accepted: Some(accepted(acceptance)), problem: None },
         Err(problem) => {

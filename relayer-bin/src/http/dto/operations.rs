@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use slackwater::relay::{ChainStatus, EndpointStatus, FeeSource, ForecastView, LaneStatus, ModelInfo, TokenStatus};
+use slackwater::{ChainStatus, EndpointStatus, FeeSource, ForecastView, LaneStatus, ModelInfo, TokenStatus};
 use slackwater_core::{
     market::Standing,
     wire::{
@@ -29,7 +29,7 @@ fn endpoint(status: EndpointStatus) -> Endpoint {
 }
 
 fn token(token: TokenStatus) -> Token {
-    let TokenStatus { address, name, version, transfer_gas } = token;
+    let TokenStatus { address, name, version, transfer_gas, .. } = token;
     Token { address: Account(address), name, version, transfer_gas }
 }
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use slackwater::relay::{BatchView, Quote};
+use slackwater::{BatchView, Quote};
 use slackwater_core::{
     Timestamp,
     request::{Promise, RequestId, VerifiedRequest},

@@ -7,22 +7,18 @@ use serde::{
     de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::value::RawValue;
-use slackwater::relay::SubmitItem;
 use slackwater_core::{
-    request::{self, Call, Deadline, Submission},
+    request::{self, Deadline, MAX_IDEMPOTENCY_KEY_BYTES, Submission},
     wire::{Kind, Span, Submit},
 };
 
 use crate::http::{body, problem::Problem};
 
-/// Longest idempotency key, bytes.
-pub const MAX_IDEMPOTENCY_KEY_BYTES: usize = 255;
-
 /// The domain's form of a request.
 ///
 /// # Errors
-/// `invalid_field` where members contradict each other, `internal` if there is no randomness for a salt.
-pub fn item(body: Submit<'_>, header_key: Option<&str>) -> Result<SubmitItem, Problem> {
+/// `invalid_field` where members contradict each other.
+pub fn submission(body: Submit<'_>, header_key: Option<&str>) -> Result<Submission, Problem> {
     let field = |path: &'static str, detail: &'static str| Problem::new("invalid_field", detail).field(path);
     let idempotency_key = match (body.idempotency_key, header_key) {
         (Some(member), Some(header)) if member != header => {
@@ -42,15 +38,7 @@ pub fn item(body: Submit<'_>, header_key: Option<&str>) -> Result<SubmitItem, Pr
     let kind = match (body.kind, body.forward, body.call, body.authorization) {
         (Kind::Forward, Some(forward), None, None) => request::Forward::from(forward).into(),
         (Kind::Authorization, None, None, Some(authorization)) => request::Authorization::from(authorization).into(),
-        (Kind::Call, None, Some(call), None) => {
-            let salt = match &idempotency_key {
-                Some(key) => key.clone(),
-                None => random_salt().map_err(|_| Problem::new("internal", "no randomness for the call's salt"))?,
-            };
-            let mut call = Call::from(call);
-            call.salt = salt;
-            call.into()
-        }
+        (Kind::Call, None, Some(call), None) => request::Call::from(call).into(),
         (Kind::Forward, None, ..) => return Err(field("forward", "missing: kind is `forward`")),
         (Kind::Forward, _, Some(_), _) => return Err(field("call", "must be absent: kind is `forward`")),
         (Kind::Forward, _, _, Some(_)) => return Err(field("authorization", "must be absent: kind is `forward`")),
@@ -67,15 +55,9 @@ pub fn item(body: Submit<'_>, header_key: Option<&str>) -> Result<SubmitItem, Pr
     };
     let mut submission = Submission::new(body.chain_id.0, kind);
     (submission.deadline, submission.max_cost_wei) = (deadline, body.max_cost.map(|wei| wei.0));
-    Ok(SubmitItem { submission, idempotency_key, submitted_by: None })
+    submission.idempotency_key = idempotency_key;
+    Ok(submission)
 }
-
-fn random_salt() -> Result<String, getrandom::Error> {
-    let mut salt = [0u8; 16];
-    getrandom::fill(&mut salt)?;
-    Ok(alloy_primitives::hex::encode(salt))
-}
-
 /// A batch with the requests left out: for faults of the whole.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, expecting = "an object with `requests`")]

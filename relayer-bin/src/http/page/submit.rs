@@ -4,13 +4,13 @@
 use std::{sync::Arc, time::Duration};
 
 use alloy_primitives::{Keccak256, hex};
-use slackwater::relay::{Acceptance, SubmitItem};
+use slackwater::Submission;
 use slackwater_core::request::RequestId;
 
 use super::{Hold, check, now};
 use crate::http::{Shared, auth::Caller, peer::Network, problem::Problem, requests::submit_admitted};
 
-type Results = Vec<Result<Acceptance, Problem>>;
+type Results = Vec<Result<slackwater::Accepted, Problem>>;
 
 /// Submits the items that the caps allow; one result for each item, in order. The call itself was already counted for
 /// the first.
@@ -21,7 +21,7 @@ pub(in crate::http) async fn submit(
     app: &Shared,
     caller: &Caller,
     network: Network,
-    items: Vec<Result<SubmitItem, Problem>>,
+    items: Vec<Result<Submission, Problem>>,
 ) -> Results {
     let count = items.len();
     let (app, caller) = (Arc::clone(app), caller.clone());
@@ -33,7 +33,7 @@ async fn submit_to_end(
     app: &Shared,
     caller: &Caller,
     network: Network,
-    items: Vec<Result<SubmitItem, Problem>>,
+    items: Vec<Result<Submission, Problem>>,
 ) -> Results {
     let mut holds = Vec::with_capacity(items.len());
     let mut admitted = Vec::with_capacity(items.len());
@@ -43,7 +43,7 @@ async fn submit_to_end(
                 let paced = if place == 0 { Ok(()) } else { app.by_page_ip.take(network, app.born.elapsed()) };
                 match paced.map_err(too_fast) {
                     Ok(()) => hold(app, caller, &mut item).await.map(|hold| {
-                        holds.push((hold, item.submission.chain_id));
+                        holds.push((hold, item.chain_id));
                         item
                     }),
                     Err(problem) => Err(problem),
@@ -60,18 +60,18 @@ async fn submit_to_end(
         match (answer, hold) {
             // A request that somebody else submitted before counts there, whoever repeats its signed bytes.
             (Ok(accepted), Some((hold, _))) => {
-                let record = &accepted.record;
+                let record = accepted.record();
                 let is_ours = record.submitted_by.as_deref() == Some(&*caller.key) && !record.status.is_terminal();
                 match is_ours {
-                    true => app.pages.accepted(hold, record.id, accepted.quote.max_cost_wei),
+                    true => app.pages.accepted(hold, record.id, accepted.quote().max_cost_wei),
                     false => app.pages.released(&hold),
                 }
             }
             // The obstacle that the assessment found a moment before is gone.
-            (Ok(accepted), None) if !accepted.is_duplicate => {
+            (Ok(accepted), None) if !accepted.is_duplicate() => {
                 let tenant = app.access().page_tenant(caller);
                 let hold = app.pages.take(&tenant, caller, chain_id, now());
-                app.pages.accepted(hold, accepted.record.id, accepted.quote.max_cost_wei);
+                app.pages.accepted(hold, accepted.id(), accepted.quote().max_cost_wei);
             }
             (Err(problem), Some((hold, id))) if problem.is_ambiguous() => app.pages.doubted(hold, id, now()),
             (Err(_), Some((hold, _))) => app.pages.released(&hold),
@@ -83,15 +83,15 @@ async fn submit_to_end(
 
 /// Checks that a page key may submit this, and takes it from the caps. `None` if it takes nothing: it is held already,
 /// or the relay itself will refuse it.
-async fn hold(app: &Shared, caller: &Caller, item: &mut SubmitItem) -> Result<Option<(Hold, RequestId)>, Problem> {
+async fn hold(app: &Shared, caller: &Caller, item: &mut Submission) -> Result<Option<(Hold, RequestId)>, Problem> {
     let (limits, tenant) = (&app.limits.page_key, app.access().page_tenant(caller));
     check(limits, &tenant, item, now())?;
     own_idempotency_key(caller, item);
-    let Ok((id, quote)) = app.relay.assess(&caller.tenant, item.clone()) else { return Ok(None) };
+    let Ok((id, quote)) = app.tenant(caller).assess(item.clone()) else { return Ok(None) };
     if app.pages.holds(&(Arc::clone(&caller.tenant), id)) {
         return Ok(None);
     }
-    let needed = (item.submission.chain_id, quote.max_cost_wei);
+    let needed = (item.chain_id, quote.max_cost_wei);
     match app.pages.reserve(limits, &tenant, caller, needed, now()) {
         Ok(hold) => Ok(Some((hold, id))),
         // Repeating the first answer takes nothing.
@@ -104,8 +104,8 @@ async fn hold(app: &Shared, caller: &Caller, item: &mut SubmitItem) -> Result<Op
 
 /// Ties idempotency keys of a page to its user: nobody who reads the page's key can take, or learn about, those of
 /// another user or of the server.
-fn own_idempotency_key(caller: &Caller, item: &mut SubmitItem) {
-    let (Some(forward), Some(key)) = (item.submission.kind.as_forward(), &mut item.idempotency_key) else {
+fn own_idempotency_key(caller: &Caller, item: &mut Submission) {
+    let (Some(forward), Some(key)) = (item.kind.as_forward(), &mut item.idempotency_key) else {
         return;
     };
     let mut hasher = Keccak256::new();
@@ -143,8 +143,7 @@ mod tests {
             data: Bytes::new(),
             signature: Bytes::new(),
         };
-        let submission = Submission::forward(1, forward);
-        let mut item = SubmitItem { submission, idempotency_key: Some(key.to_owned()), submitted_by: None };
+        let mut item = Submission::forward(1, forward).idempotency_key(key);
         own_idempotency_key(&caller, &mut item);
         item.idempotency_key
     }

@@ -183,7 +183,7 @@ fn storage() -> LedgerError {
 #[tokio::test]
 async fn waiting_writes_share_a_commit() {
     let ledger = Staged::new().await;
-    let config = GroupCommitConfig { max_group: 5, ..GroupCommitConfig::default() };
+    let config = GroupCommitConfig::default().with(|it| it.max_group = 5);
     let (group, task) = GroupCommit::spawn(ledger.clone(), config);
     let mut events = group.subscribe();
     let first = submit(&group, [1]).await;
@@ -216,7 +216,7 @@ async fn waiting_writes_share_a_commit() {
 #[tokio::test]
 async fn full_queue_pushes_back() {
     let ledger = Staged::new().await;
-    let config = GroupCommitConfig { queue_len: 4, ..GroupCommitConfig::default() };
+    let config = GroupCommitConfig::default().with(|it| it.queue_len = 4);
     let (group, _task) = GroupCommit::spawn(ledger.clone(), config);
     let first = submit(&group, [1, 2]).await;
     begun(&ledger, 1).await;
@@ -275,7 +275,7 @@ async fn damage_fails_only_who_needs_it() {
 #[tokio::test]
 async fn doubt_is_sticky() {
     let ledger = Staged::new().await;
-    let config = GroupCommitConfig { max_group: 1, ..GroupCommitConfig::default() };
+    let config = GroupCommitConfig::default().with(|it| it.max_group = 1);
     let (group, task) = GroupCommit::spawn(ledger.clone(), config);
     ledger.then([Some(LedgerError::InDoubt("sync failed".to_owned()))]);
     let first = submit(&group, [1]).await;
@@ -297,7 +297,7 @@ async fn doubt_is_sticky() {
 #[tokio::test]
 async fn close_commits_what_waits() {
     let ledger = Staged::new().await;
-    let config = GroupCommitConfig { max_group: 2, ..GroupCommitConfig::default() };
+    let config = GroupCommitConfig::default().with(|it| it.max_group = 2);
     let (group, task) = GroupCommit::spawn(ledger.clone(), config);
     let first = submit(&group, [1]).await;
     begun(&ledger, 1).await;

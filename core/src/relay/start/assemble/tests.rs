@@ -22,7 +22,7 @@ use crate::{
     policy::{KindName, OpenLimits, TargetRule, TenantPolicy},
     relay::{
         BuildError, ChainHealth, ChainSetup, LocalSigner, PolicyError, Relay, RelayBuilder, RpcEndpoint, RpcReply,
-        RpcTransport, SubmitError, SubmitItem,
+        RpcTransport, SubmitError,
         admission::{pause::PauseBoard, tenants::Tenants},
         chain::{
             journal::JournalEntry,
@@ -151,17 +151,17 @@ async fn a_chain_that_is_away_at_start_stops_no_other_and_comes_later() {
     away.is_away.store(true, Ordering::Relaxed);
     let relay = relay(&[&here, &away], &dir.path().join("ledger.db")).start().await.expect("it starts");
     assert_eq!((health(&relay, 1_001), health(&relay, 1_002)), (ChainHealth::Healthy, ChainHealth::Unavailable));
-    assert!(relay.quote("default", 1_001, 100_000).is_ok());
-    let refused = relay.quote("default", 1_002, 100_000);
+    assert!(relay.tenant("default").quote(1_001, 100_000).is_ok());
+    let refused = relay.tenant("default").quote(1_002, 100_000);
     assert!(matches!(refused, Err(SubmitError::ChainUnavailable { chain_id: 1_002, .. })), "{refused:?}");
     away.is_away.store(false, Ordering::Relaxed);
     until("the chain", || health(&relay, 1_002) == ChainHealth::Healthy).await;
-    assert!(relay.quote("default", 1_002, 100_000).is_ok());
+    assert!(relay.tenant("default").quote(1_002, 100_000).is_ok());
     relay.shutdown().await;
     assert!(!relay.has_failed());
     // A stopped relay reports nothing but that.
     assert_eq!(health(&relay, 1_001), ChainHealth::Unavailable);
-    assert!(matches!(relay.quote("default", 1_001, 100_000), Err(SubmitError::ShuttingDown)));
+    assert!(matches!(relay.tenant("default").quote(1_001, 100_000), Err(SubmitError::ShuttingDown)));
 }
 
 #[tokio::test]
@@ -210,11 +210,16 @@ async fn a_ledger_of_another_chain_with_this_id_is_refused() {
 async fn a_tenant_comes_while_the_relay_runs_if_the_ledger_has_nothing_of_it() {
     let dir = tempfile::tempdir().unwrap();
     let (node, ledger) = (Node::of_chain(1_006), dir.path().join("ledger.db"));
-    let open = |id: &str| TenantPolicy { is_open: true, ..TenantPolicy::new(id) };
+    let open = |id: &str| TenantPolicy::new(id).with(|it| it.is_open = true);
     let target = BTreeMap::from([(Address::repeat_byte(1), TargetRule::default())]);
     let targets = Some(BTreeMap::from([(1_006, target)]));
     let kinds = BTreeSet::from([KindName::Call]);
-    let calls = |id: &str| TenantPolicy { kinds: kinds.clone(), targets: targets.clone(), ..TenantPolicy::new(id) };
+    let calls = |id: &str| {
+        TenantPolicy::new(id).with(|it| {
+            it.kinds = kinds.clone();
+            it.targets = targets.clone();
+        })
+    };
     let first = relay(&[&node], &ledger).tenant(calls("old")).start().await.unwrap();
     let call = Call {
         to: Address::repeat_byte(1),
@@ -224,23 +229,21 @@ async fn a_tenant_comes_while_the_relay_runs_if_the_ledger_has_nothing_of_it() {
         any_sender: false,
         salt: String::new(),
     };
-    let submission = Submission::call(1_006, call);
-    let item = SubmitItem { submission, idempotency_key: None, submitted_by: None };
-    first.submit("old", item).await.expect("a call");
+    first.tenant("old").submit(Submission::call(1_006, call)).await.expect("a call");
     let refused = first.set_policies(vec![open("club")]).await;
     assert!(matches!(&refused, Err(PolicyError::UnboundCalls(id)) if id == "old"), "{refused:?}");
     first.shutdown().await;
 
     let relay = relay(&[&node], &ledger).tenant(open("shop")).start().await.unwrap();
-    assert!(matches!(relay.quote("club", 1_006, 50_000), Err(SubmitError::UnknownTenant(_))));
+    assert!(matches!(relay.tenant("club").quote(1_006, 50_000), Err(SubmitError::UnknownTenant(_))));
     let refused = relay.set_policies(vec![open("club"), open("old")]).await;
     assert!(matches!(&refused, Err(PolicyError::Returns(id)) if id == "old"), "{refused:?}");
     let refused = relay.set_policies(vec![open("club"), calls("bot")]).await;
     assert!(matches!(&refused, Err(PolicyError::UnboundCalls(id)) if id == "bot"), "{refused:?}");
-    assert!(relay.quote("club", 1_006, 50_000).is_err(), "all or nothing");
-    let heavy = TenantPolicy { weight: 3, ..open("shop") };
+    assert!(relay.tenant("club").quote(1_006, 50_000).is_err(), "all or nothing");
+    let heavy = open("shop").with(|it| it.weight = 3);
     relay.set_policies(vec![heavy, open("club")]).await.expect("a new tenant");
-    assert!(relay.quote("club", 1_006, 50_000).is_ok());
+    assert!(relay.tenant("club").quote(1_006, 50_000).is_ok());
     relay.shutdown().await;
 }
 

@@ -77,7 +77,7 @@ impl Written {
 impl Scene {
     async fn new() -> Self {
         let budget = Some(Budget { limit_wei: U256::from(BUDGET), period: std::time::Duration::ZERO });
-        let policy = TenantPolicy { budget, ..TenantPolicy::new("shop") };
+        let policy = TenantPolicy::new("shop").with(|it| it.budget = budget);
         let tenants = BTreeMap::from([("shop".to_owned(), policy)]);
         let tenants = Arc::new(Tenants::new(tenants, OpenLimits::default(), false));
         let ledger = tempfile::tempdir().unwrap();

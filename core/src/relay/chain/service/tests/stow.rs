@@ -44,7 +44,7 @@ struct Scene {
 
 fn tenants() -> Arc<Tenants> {
     let budget = Some(Budget { limit_wei: U256::from(BUDGET), period: std::time::Duration::ZERO });
-    let policy = TenantPolicy { budget, ..TenantPolicy::new("shop") };
+    let policy = TenantPolicy::new("shop").with(|it| it.budget = budget);
     let tenants = BTreeMap::from([("shop".to_owned(), policy)]);
     Arc::new(Tenants::new(tenants, OpenLimits::default(), false))
 }
