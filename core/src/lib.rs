@@ -44,10 +44,11 @@ use slackwater_ledger as ledger;
 mod relay;
 
 pub use relay::{
-    Accepted, BatchView, BuildError, CancelError, ChainHealth, ChainSetup, ChainStatus, ClusterConfig, EndpointStatus,
-    EventStream, FeeSource, ForecastView, ForwarderSetup, History, IdentityKey, LaneStatus, LedgerSetup, LocalSigner,
-    ModelError, ModelInfo, Models, PauseError, PolicyError, Quote, Relay, RelayBuilder, RelayConfig, RpcEndpoint,
-    RpcError, RpcPool, SignerError, SubmitError, TenantHandle, TokenSetup, TokenStatus, WaitError, WaitFor, WaitQuote,
+    Accepted, AccountKey, AdmissionHook, AdmissionRequest, BatchView, BuildError, CancelError, ChainHealth, ChainSetup,
+    ChainStatus, ClusterConfig, Denied, EndpointStatus, EventStream, FeeSource, ForecastView, ForwarderSetup, History,
+    HookSetup, IdentityKey, LaneStatus, LedgerSetup, LocalSigner, ModelError, ModelInfo, Models, PauseError,
+    PolicyError, Quote, Relay, RelayBuilder, RelayConfig, RpcEndpoint, RpcError, RpcPool, SignFault, Signer,
+    SignerError, SubmitError, TenantHandle, TokenSetup, TokenStatus, WaitError, WaitFor, WaitQuote,
 };
 pub use slackwater_core::{
     Timestamp,
@@ -70,6 +71,8 @@ pub use slackwater_ledger::{
     AccountRow, AttemptRecord, BatchRecord, DecisionRow, EventFilter, EventRecord, GroupCommitConfig, KeyUse,
     LedgerError, MarginRow, RequestFilter, RequestRecord, SqliteConfig, StorageFault,
 };
+
+pub mod conformance;
 
 /// Settings of a chain, in groups.
 pub mod tuning {

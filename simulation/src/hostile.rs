@@ -232,6 +232,8 @@ pub struct Hostility {
     pub removes_signer: bool,
     /// True if the last lane's key is added at the next start after an orderly stop.
     pub adds_signer: bool,
+    /// True if the keys are elsewhere: asked, and not always answering.
+    pub asks_signers: bool,
 }
 
 impl Hostility {
@@ -261,6 +263,7 @@ impl Hostility {
         empty_slots: 0,
         removes_signer: false,
         adds_signer: false,
+        asks_signers: false,
     };
 }
 

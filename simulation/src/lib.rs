@@ -15,6 +15,7 @@ mod plan;
 mod rng;
 mod run;
 mod scenario;
+mod signer;
 mod world;
 
 pub use hostile::{HostileSigner, HostileTarget, Hostility, Lie};

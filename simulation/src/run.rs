@@ -27,6 +27,7 @@ use crate::{
     plan::Plan,
     rng::{Rng, mix},
     scenario::Scenario,
+    signer::elsewhere,
     world::{Counts, World},
 };
 
@@ -347,7 +348,8 @@ fn config(world: &Shared, spec: ChainSpec) -> RelayConfig {
         keys.pop();
     }
     for key in keys {
-        setup = setup.signer_for(key, ["alpha", "beta"]);
+        let asked = plan.hostility.asks_signers.then(|| elsewhere(key.clone(), world));
+        setup = setup.signer_for(asked.unwrap_or_else(|| key.into()), ["alpha", "beta"]);
     }
     setup.forwarders = vec![ForwarderSetup::new(FORWARDER)];
     setup.endpoints = (0..locked.nodes.len())

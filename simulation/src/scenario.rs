@@ -125,6 +125,8 @@ pub enum Scenario {
     NoReceipts,
     /// S20: the operator removes a key with transactions in flight.
     RemovedSigner,
+    /// Keys elsewhere answer late, not at all, or wrongly; so does the identity's.
+    AskedSigner,
     /// S20: the operator adds a key.
     AddedSigner,
     /// S20: the chain's clock is ahead, or behind.
@@ -152,7 +154,7 @@ impl Scenario {
 
     /// Scenarios with a hostile party, or whose faults come from a second generator. They are run by name, so that the
     /// seeds of all scenarios in turn keep their meaning.
-    pub const HOSTILE: [Self; 44] = [
+    pub const HOSTILE: [Self; 45] = [
         Self::Entangled,
         Self::MoneyTakenBack,
         Self::Scarce,
@@ -195,6 +197,7 @@ impl Scenario {
         Self::LyingBranch,
         Self::NoReceipts,
         Self::RemovedSigner,
+        Self::AskedSigner,
         Self::AddedSigner,
         Self::WrongClock,
     ];
@@ -397,7 +400,9 @@ impl Scenario {
             | Self::LyingBranch
             | Self::NoReceipts => self.bad_node(plan, &mut second),
             Self::FeeCap | Self::BlockGas | Self::LeastTip | Self::PoolLimit => self.limits(plan, &mut second),
-            Self::RemovedSigner | Self::AddedSigner | Self::WrongClock => self.operations(plan, &mut second),
+            Self::RemovedSigner | Self::AddedSigner | Self::AskedSigner | Self::WrongClock => {
+                self.operations(plan, &mut second)
+            }
             _ => self.bad_tenant(plan, &mut second),
         }
         // Drawn last: no other choice of a seed depends on it.
@@ -499,6 +504,12 @@ impl Scenario {
                 plan.hostility.removes_signer = true;
             }
             Self::AddedSigner => plan.hostility.adds_signer = true,
+            Self::AskedSigner => {
+                plan.must_land = false;
+                plan.faults.crashes = 2;
+                plan.faults.reorgs = 2;
+                plan.hostility.asks_signers = true;
+            }
             _ => {
                 plan.must_land = false;
                 plan.skew_s = i64::try_from(second.below(81)).unwrap_or(0) - 40;

@@ -14,8 +14,16 @@ const MAX_PROBLEM_BYTES: usize = 64 << 10;
 
 /// Codes that state that the relayer accepted nothing, for statuses that leave it open. If it is unsure, it says so:
 /// [`Problem::ambiguous`].
-const TOOK_NOTHING: [&str; 6] =
-    ["body_timeout", "chain_unavailable", "overloaded", "paused", "shutting_down", "storage_unavailable"];
+const TOOK_NOTHING: [&str; 8] = [
+    "body_timeout",
+    "chain_unavailable",
+    "hook_unavailable",
+    "identity_unavailable",
+    "overloaded",
+    "paused",
+    "shutting_down",
+    "storage_unavailable",
+];
 
 /// Parses a problem; `None` if the body is not one of ours, such as a proxy's page.
 pub(super) fn parse_problem(body: &[u8]) -> Option<Problem> {

@@ -25,6 +25,7 @@ mod rpc;
 mod signer;
 mod start;
 
+pub use admission::hook::{AdmissionHook, AdmissionRequest, Denied, HookSetup};
 pub use admission::pause::PauseError;
 #[cfg(feature = "simulation")]
 pub use clock::simulated;
@@ -47,4 +48,5 @@ pub use market::forecast::{ForecastView, ModelInfo, WaitQuote};
 pub use replies::read_any_reply;
 pub use rpc::url::{UrlFault, check_http_url, check_ws_url};
 pub use rpc::{RpcEndpoint, RpcError, RpcPool, RpcReply, RpcTransport, SubscriptionError};
-pub use signer::{IdentityKey, LocalSigner, SignerError};
+pub(crate) use signer::checked;
+pub use signer::{AccountKey, IdentityKey, LocalSigner, SignFault, Signer, SignerError};

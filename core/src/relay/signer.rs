@@ -1,14 +1,16 @@
-//! Keys in memory: lane senders and the identity that signs promises.
+//! Keys of lane senders, and of the identity that signs promises: in memory, or elsewhere.
 
-use std::fmt;
+use std::{error::Error, fmt, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use alloy_consensus::{SignableTransaction, TxEip1559};
 use alloy_eips::eip2718::Encodable2718;
 use alloy_primitives::{Address, B256, Bytes, Signature, TxKind, U256, keccak256};
+use async_trait::async_trait;
+use futures_util::FutureExt as _;
 use secp256k1::{Message, PublicKey, SECP256K1, SecretKey, ecdsa::RecoveryId};
 use secrecy::{ExposeSecret, SecretBox, zeroize::Zeroizing};
 
-use crate::lane::TxToSign;
+use crate::{lane::TxToSign, request::recover};
 
 /// A key could not be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -75,22 +77,173 @@ impl LocalSigner {
 
     /// Signs an EIP-1559 transaction; returns its hash and its EIP-2718 bytes. Deterministic (RFC 6979).
     pub fn sign_transaction(&self, tx: &TxToSign) -> (B256, Bytes) {
-        let unsigned = TxEip1559 {
-            chain_id: tx.chain_id,
-            nonce: tx.nonce,
-            gas_limit: tx.payload.gas_limit,
-            max_fee_per_gas: tx.fees.max_fee_per_gas,
-            max_priority_fee_per_gas: tx.fees.max_priority_fee_per_gas,
-            to: TxKind::Call(tx.payload.to),
-            value: tx.payload.value,
-            access_list: alloy_eips::eip2930::AccessList::default(),
-            input: tx.payload.data.clone(),
+        let unsigned = unsigned(tx);
+        let signature = self.sign(unsigned.signature_hash());
+        encoded(unsigned, signature)
+    }
+
+    /// Signs `digest`. Deterministic (RFC 6979), with low s (EIP-2).
+    pub fn sign(&self, digest: B256) -> Signature {
+        let (parity, bytes) = self.sign_digest(digest);
+        Signature::new(U256::from_be_slice(&bytes[..32]), U256::from_be_slice(&bytes[32..]), parity == 1)
+    }
+}
+
+fn unsigned(tx: &TxToSign) -> TxEip1559 {
+    TxEip1559 {
+        chain_id: tx.chain_id,
+        nonce: tx.nonce,
+        gas_limit: tx.payload.gas_limit,
+        max_fee_per_gas: tx.fees.max_fee_per_gas,
+        max_priority_fee_per_gas: tx.fees.max_priority_fee_per_gas,
+        to: TxKind::Call(tx.payload.to),
+        value: tx.payload.value,
+        access_list: alloy_eips::eip2930::AccessList::default(),
+        input: tx.payload.data.clone(),
+    }
+}
+
+/// Hash and EIP-2718 bytes.
+fn encoded(unsigned: TxEip1559, signature: Signature) -> (B256, Bytes) {
+    let signed = unsigned.into_signed(signature);
+    (*signed.hash(), signed.encoded_2718().into())
+}
+
+/// A key that is kept elsewhere: in a KMS, a hardware module, another process. [`LocalSigner`] is one in memory.
+///
+/// Its answers are checked before they are used: a signature of another key, a panic or a silence beyond
+/// [`AccountKey::within`] is a failure. After one nothing was sent: the requests wait, and are signed for anew. A second
+/// call may begin before the first has ended. [`conformance::signer`](crate::conformance::signer) tests an implementation.
+#[async_trait]
+pub trait Signer: fmt::Debug + Send + Sync + 'static {
+    /// The account's address. Always the same.
+    fn address(&self) -> Address;
+
+    /// ECDSA signature (secp256k1) of the 32 bytes `digest`, without any prefix; s may be high.
+    ///
+    /// # Errors
+    /// Its text is logged: it must hold no secret.
+    async fn sign(&self, digest: B256) -> Result<Signature, Box<dyn Error + Send + Sync>>;
+}
+
+#[async_trait]
+impl Signer for LocalSigner {
+    fn address(&self) -> Address {
+        self.address
+    }
+
+    async fn sign(&self, digest: B256) -> Result<Signature, Box<dyn Error + Send + Sync>> {
+        Ok(Self::sign(self, digest))
+    }
+}
+
+/// A [`Signer`] gave no signature that can be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SignFault {
+    /// It said so.
+    #[error("{0}")]
+    Failed(String),
+    /// No answer in time.
+    #[error("no answer within {limit_ms} ms (`AccountKey::within`)")]
+    TimedOut {
+        /// The limit, ms.
+        limit_ms: u64,
+    },
+    /// The signature is another key's, or of another digest.
+    #[error("the signature is not the account's")]
+    WrongKey,
+    /// It panicked.
+    #[error("the signer panicked")]
+    Panicked,
+}
+
+/// Time within which a [`Signer`] must answer, by default.
+const SIGN_WITHIN: Duration = Duration::from_secs(5);
+
+/// Key of a lane's account, or of the identity: made from a [`LocalSigner`], or by [`Self::asking`] a [`Signer`].
+#[derive(Debug, Clone)]
+pub struct AccountKey(Kept);
+
+#[derive(Debug, Clone)]
+enum Kept {
+    Here(LocalSigner),
+    Elsewhere { signer: Arc<dyn Signer>, within: Duration },
+}
+
+impl AccountKey {
+    /// A key that is kept elsewhere.
+    pub fn asking(signer: impl Signer) -> Self {
+        Self(Kept::Elsewhere { signer: Arc::new(signer), within: SIGN_WITHIN })
+    }
+
+    /// Time within which it must answer; 5 s by default. No effect on a key in memory.
+    #[must_use]
+    pub fn within(mut self, limit: Duration) -> Self {
+        if let Kept::Elsewhere { within, .. } = &mut self.0 {
+            *within = limit;
+        }
+        self
+    }
+
+    /// The account's address.
+    pub fn address(&self) -> Address {
+        match &self.0 {
+            Kept::Here(signer) => signer.address,
+            Kept::Elsewhere { signer, .. } => signer.address(),
+        }
+    }
+
+    /// The key, if it is in memory.
+    pub(in crate::relay) const fn local(&self) -> Option<&LocalSigner> {
+        match &self.0 {
+            Kept::Here(signer) => Some(signer),
+            Kept::Elsewhere { .. } => None,
+        }
+    }
+
+    /// Signs `digest`; the signature has low s (EIP-2) and is this account's.
+    pub(in crate::relay) async fn sign(&self, digest: B256) -> Result<Signature, SignFault> {
+        let (signer, within) = match &self.0 {
+            Kept::Here(signer) => return Ok(signer.sign(digest)),
+            Kept::Elsewhere { signer, within } => (signer, *within),
         };
-        let (parity, bytes) = self.sign_digest(unsigned.signature_hash());
-        let signature =
-            Signature::new(U256::from_be_slice(&bytes[..32]), U256::from_be_slice(&bytes[32..]), parity == 1);
-        let signed = unsigned.into_signed(signature);
-        (*signed.hash(), signed.encoded_2718().into())
+        let asked = AssertUnwindSafe(async { signer.sign(digest).await }).catch_unwind();
+        let signature = match tokio::time::timeout(within, asked).await {
+            Ok(Ok(Ok(signature))) => signature,
+            Ok(Ok(Err(error))) => return Err(SignFault::Failed(error.to_string())),
+            Ok(Err(_)) => return Err(SignFault::Panicked),
+            Err(_) => return Err(SignFault::TimedOut { limit_ms: crate::time::millis(within) }),
+        };
+        checked(signer.address(), digest, signature)
+    }
+
+    /// Signs an EIP-1559 transaction; returns its hash and its EIP-2718 bytes.
+    pub(in crate::relay) async fn sign_transaction(&self, tx: &TxToSign) -> Result<(B256, Bytes), SignFault> {
+        let unsigned = unsigned(tx);
+        let signature = self.sign(unsigned.signature_hash()).await?;
+        Ok(encoded(unsigned, signature))
+    }
+}
+
+/// The signature with low s (EIP-2), if it is the account's.
+pub(crate) fn checked(address: Address, digest: B256, signature: Signature) -> Result<Signature, SignFault> {
+    let signature = signature.normalize_s().unwrap_or(signature);
+    match recover(digest, &signature.as_bytes()) {
+        Ok(found) if found == address => Ok(signature),
+        _ => Err(SignFault::WrongKey),
+    }
+}
+
+impl From<LocalSigner> for AccountKey {
+    fn from(signer: LocalSigner) -> Self {
+        Self(Kept::Here(signer))
+    }
+}
+
+impl From<IdentityKey> for AccountKey {
+    fn from(IdentityKey(signer): IdentityKey) -> Self {
+        signer.into()
     }
 }
 
@@ -126,17 +279,78 @@ impl IdentityKey {
 
     /// Signs `digest`: 65 bytes `r ‖ s ‖ v`, `v` 27 or 28.
     pub fn sign(&self, digest: B256) -> Bytes {
-        let (parity, bytes) = self.0.sign_digest(digest);
-        let mut out = Vec::with_capacity(65);
-        out.extend_from_slice(&bytes);
-        out.push(27 + parity);
-        out.into()
+        self.0.sign(digest).as_bytes().into()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::conformance;
+
+    /// A key elsewhere with a fault.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Fault {
+        None,
+        HighS,
+        Error,
+        Silence,
+        OtherKey,
+        OtherDigest,
+        Panic,
+    }
+
+    #[derive(Debug)]
+    struct Elsewhere(LocalSigner, Fault);
+
+    #[async_trait]
+    impl Signer for Elsewhere {
+        fn address(&self) -> Address {
+            self.0.address
+        }
+
+        async fn sign(&self, digest: B256) -> Result<Signature, Box<dyn Error + Send + Sync>> {
+            let signature = self.0.sign(digest);
+            let order = U256::from_str_radix("fffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141", 16)?;
+            match self.1 {
+                Fault::None => Ok(signature),
+                Fault::HighS => Ok(Signature::new(signature.r(), order - signature.s(), !signature.v())),
+                Fault::Error => Err("no session".into()),
+                Fault::Silence => std::future::pending().await,
+                Fault::OtherKey => Ok(LocalSigner::from_bytes(&[9; 32])?.sign(digest)),
+                Fault::OtherDigest => Ok(self.0.sign(!digest)),
+                Fault::Panic => panic!("the module is gone"),
+            }
+        }
+    }
+
+    fn elsewhere(fault: Fault) -> Elsewhere {
+        Elsewhere(LocalSigner::from_hex(KEY).unwrap(), fault)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_signature_of_the_account_comes_back_from_elsewhere() {
+        let digest = keccak256(b"slack water");
+        let here = LocalSigner::from_hex(KEY).unwrap().sign(digest);
+        let asked =
+            async |fault| AccountKey::asking(elsewhere(fault)).within(Duration::from_secs(3)).sign(digest).await;
+        assert_eq!(asked(Fault::None).await, Ok(here));
+        assert_eq!(asked(Fault::HighS).await, Ok(here), "EIP-2");
+        assert_eq!(asked(Fault::Error).await, Err(SignFault::Failed("no session".to_owned())));
+        assert_eq!(asked(Fault::Silence).await, Err(SignFault::TimedOut { limit_ms: 3_000 }));
+        assert_eq!(asked(Fault::OtherKey).await, Err(SignFault::WrongKey));
+        assert_eq!(asked(Fault::OtherDigest).await, Err(SignFault::WrongKey));
+        assert_eq!(asked(Fault::Panic).await, Err(SignFault::Panicked));
+    }
+
+    #[tokio::test]
+    async fn the_conformance_test_tells_good_signers_from_bad_ones() {
+        conformance::signer(&LocalSigner::from_hex(KEY).unwrap()).await.unwrap();
+        conformance::signer(&elsewhere(Fault::HighS)).await.unwrap();
+        for fault in [Fault::Error, Fault::OtherKey, Fault::OtherDigest] {
+            conformance::signer(&elsewhere(fault)).await.unwrap_err();
+        }
+    }
 
     /// The first account of every test node.
     const KEY: &str = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";

@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::json;
 use slackwater::{
-    ChainSetup, IdentityKey, LocalSigner, RpcEndpoint, RpcPool,
+    AccountKey, ChainSetup, IdentityKey, RpcEndpoint, RpcPool,
     internal::{InstanceConfig, SubscriptionError, compare_instances},
 };
 use slackwater_contracts::{forwarder, multicall3};
@@ -142,7 +142,7 @@ pub(super) async fn run(args: DoctorArgs) -> Result<(), CliError> {
                     // Without an identity key of its own, the first lane's is used.
                     let first = resolved.chains.iter().flat_map(|chain| &chain.signers).next();
                     let identity = resolved.identity.as_ref().map(IdentityKey::address);
-                    let identity = identity.or_else(|| first.map(LocalSigner::address)).unwrap_or_default();
+                    let identity = identity.or_else(|| first.map(AccountKey::address)).unwrap_or_default();
                     check_database(&mut report, postgres, instance, &InstanceConfig::new(identity, &resolved.chains))
                         .await;
                 }

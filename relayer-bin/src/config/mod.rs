@@ -482,7 +482,7 @@ impl Config {
                     .and_then(|secret| LocalSigner::from_hex(secret.expose()).map_err(|error| error.to_string()));
                 match resolved {
                     Err(problem) => fail(key, problem),
-                    Ok(local) if signer.tenants.is_empty() => setup.signers.push(local),
+                    Ok(local) if signer.tenants.is_empty() => setup.signers.push(local.into()),
                     Ok(local) => setup = setup.signer_for(local, &signer.tenants),
                 }
             }

@@ -59,6 +59,7 @@ codes! {
     "host_refused" 403 "The relayer has no such name" => "name it in `server.hosts`, or use an address";
     "operator_only" 403 "This needs an operator's API key" => "use a key with the scope `operate`";
     "origin_refused" 403 "Pages of this origin may not call" => "name the origin in `server.cors_origins`";
+    "denied_by_hook" 403 "The operator's own check refused it" => "the detail has its reason";
     "policy_denied" 403 "The tenant's policy does not allow it" => "the detail names the policy key";
     "proxy_refused" 403 "A proxy is there, and no keys" => "give every tenant an API key";
     "scope_missing" 403 "The API key may not do this" => "use a key with one of the scopes in the detail";
@@ -102,6 +103,8 @@ codes! {
     "too_many_streams" 429 "Too many event streams" => "come back after `Retry-After`, or ask for the request now and then";
     "internal" 500 "The relayer failed" => "report it with the time of the request";
     "chain_unavailable" 503 "The chain can't be served now" => "come back after `Retry-After`";
+    "hook_unavailable" 503 "The operator's own check can't be made now" => "come back after `Retry-After`; nothing is lost";
+    "identity_unavailable" 503 "The promise can't be signed now" => "come back after `Retry-After`; nothing is lost";
     "overloaded" 503 "Too much at a time" => "come back after `Retry-After`";
     "paused" 503 "An operator has paused this" => "come back after `Retry-After`; nothing is lost";
     "shutting_down" 503 "The relayer is shutting down" => "try again; what was accepted is durable";

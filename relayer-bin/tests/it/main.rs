@@ -20,6 +20,7 @@ mod crash;
 mod deadlines;
 mod embed;
 mod events;
+mod extension;
 mod faults;
 mod fees;
 mod funds;

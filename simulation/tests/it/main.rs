@@ -226,6 +226,12 @@ fn s19_a_node_stands_still_lags_or_lies() {
     }
 }
 
+/// A key elsewhere may be slow, silent, wrong or broken: nothing is lost, and nothing is sent twice.
+#[test]
+fn keys_elsewhere_do_not_always_answer() {
+    happened(&holds(Scenario::AskedSigner, 0..HOSTILE_SEEDS), &["signer fails", "crash", "finalized"]);
+}
+
 #[test]
 fn s20_signers_come_and_go_and_clocks_are_wrong() {
     happened(&holds(Scenario::RemovedSigner, 0..HOSTILE_SEEDS), &["orderly stop", "finalized"]);

@@ -58,7 +58,7 @@ impl<H: Host> Sender<H> {
                 if self.lanes[index].has_signer {
                     self.command(Command::Sign { lane: index, key, tx: Box::new(tx) });
                 } else {
-                    self.abandon(now, index, key);
+                    self.abandon(now, index, key, Vec::new());
                 }
             }
             LaneCommand::Persist { key } => self.persist(now, index, key),
@@ -157,7 +157,7 @@ impl<H: Host> Sender<H> {
         signed: Option<(B256, Bytes)>,
     ) {
         let Some(lane) = self.lanes.get_mut(index) else { return };
-        let Some((hash, raw)) = signed else { return self.abandon(now, index, key) };
+        let Some((hash, raw)) = signed else { return self.abandon(now, index, key, Vec::new()) };
         let record = AttemptRecord {
             batch: lane.batch_id(key.nonce),
             index: key.index,
@@ -171,9 +171,30 @@ impl<H: Host> Sender<H> {
         self.lane_event(now, index, Event::Signed { key, hash });
     }
 
-    fn abandon(&mut self, now: Timestamp, index: usize, key: AttemptKey) {
+    /// An attempt was not signed, or not committed: nothing of it is durable. Members in `ended` had ended before.
+    fn abandon(&mut self, now: Timestamp, index: usize, key: AttemptKey, ended: Vec<RequestId>) {
         self.is_loosened = true;
-        self.lanes[index].machine.handle_event(now, Event::Abandoned { key });
+        let lane = &mut self.lanes[index];
+        lane.machine.handle_event(now, Event::Abandoned { key });
+        if lane.flights.get(&key.nonce).is_some_and(|flight| !flight.is_planned)
+            && let Some(flight) = lane.flights.remove(&key.nonce)
+        {
+            if lane.machine.holds(key.nonce) {
+                // The nonce is as vacant as before.
+                lane.flights.insert(key.nonce, flight.vacated());
+            }
+            // Nothing of it is durable, so its members are free again. If some had ended, the others go on at
+            // once without them; otherwise they wait for the next block, or a lasting refusal would be retried
+            // in a loop.
+            let is_without_them = !ended.is_empty();
+            ended.into_iter().for_each(|id| self.forget_withdrawn(id));
+            for id in flight.ids() {
+                match is_without_them {
+                    true => self.queue.put_back(id),
+                    false => self.held.push(id),
+                }
+            }
+        }
     }
 
     /// Records the evidence of a final transaction, unless its inclusion recorded it before. `is_present`: true if it
@@ -334,29 +355,7 @@ impl<H: Host> Sender<H> {
                 }
                 lane.machine.handle_event(now, Event::Persisted { key });
             }
-            None => {
-                self.is_loosened = true;
-                lane.machine.handle_event(now, Event::Abandoned { key });
-                if lane.flights.get(&key.nonce).is_some_and(|flight| !flight.is_planned)
-                    && let Some(flight) = lane.flights.remove(&key.nonce)
-                {
-                    if lane.machine.holds(key.nonce) {
-                        // The nonce is as vacant as before.
-                        lane.flights.insert(key.nonce, flight.vacated());
-                    }
-                    // Nothing of it is durable, so its members are free again. If some had ended, the others go on at
-                    // once without them; otherwise they wait for the next block, or a lasting refusal would be retried
-                    // in a loop.
-                    let is_without_them = !ended.is_empty();
-                    ended.into_iter().for_each(|id| self.forget_withdrawn(id));
-                    for id in flight.ids() {
-                        match is_without_them {
-                            true => self.queue.put_back(id),
-                            false => self.held.push(id),
-                        }
-                    }
-                }
-            }
+            None => self.abandon(now, index, key, ended),
         }
         self.drain(index);
         self.dispatch(now);

@@ -53,8 +53,8 @@ pub struct Gap {
 
 /// All requests of one chain on their way: queue, lanes, candidates and settlements as one machine without I/O.
 ///
-/// Inputs: [`Self::handle`](super::machine), `cancel`, `take_over`. Outputs: [`Self::poll_command`], to be drained after every
-/// input. [`Self::go_on`](super::dispatch) at the end of a turn, once all inputs at hand were handled: it composes what may be sent
+/// Inputs: [`Self::handle`], `cancel`, `take_over`. Outputs: [`Self::poll_command`], to be drained after every
+/// input. [`Self::go_on`] at the end of a turn, once all inputs at hand were handled: it composes what may be sent
 /// now; drain again until it has nothing left. Time comes with each input and never goes backwards.
 #[derive(Debug)]
 pub struct Sender<H: Host> {
@@ -218,7 +218,7 @@ impl<H: Host> Sender<H> {
         self.commands.push_back(command);
     }
 
-    /// The commands so far; those given until [`Self::resume_commands`] come before them.
+    /// The commands so far; those given until `resume_commands` come before them.
     pub fn suspend_commands(&mut self) -> VecDeque<Command> {
         std::mem::take(&mut self.commands)
     }

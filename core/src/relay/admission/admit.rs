@@ -7,8 +7,10 @@ use std::{
 };
 
 use alloy_primitives::{Address, Bytes, ChainId, U256, keccak256};
+use futures_util::{StreamExt as _, stream};
 
 use super::{
+    hook::{AdmissionRequest, HookSetup},
     log::RefusalSums,
     pause::PauseBoard,
     tenants::{Tenant, Tenants},
@@ -33,7 +35,7 @@ use crate::{
         },
         market::forecast::WaitQuote,
         nodes::simulate::{AgreedNonce, At, agreed_nonces, forwarder_nonces},
-        signer::IdentityKey,
+        signer::AccountKey,
     },
     request::{
         Deadline, MAX_IDEMPOTENCY_KEY_BYTES, Promise, RequestId, Status, Submission, VerifiedRequest, VerifyContext,
@@ -45,6 +47,9 @@ use crate::{
     sender::{DoorLimits, Price, usual_forward},
     time::Timestamp,
 };
+
+/// Most promises of one submission that an identity elsewhere signs at a time.
+const PROMISES_AT_ONCE: usize = 64;
 
 /// Number of requests verified together on a blocking thread.
 const VERIFY_CHUNK: usize = 128;
@@ -230,7 +235,8 @@ pub(in crate::relay) struct Admission {
     pub(in crate::relay) pauses: Arc<PauseBoard>,
     pub(in crate::relay) group: GroupCommit,
     pub(in crate::relay) ledger: Arc<dyn Ledger>,
-    pub(in crate::relay) identity: IdentityKey,
+    pub(in crate::relay) identity: AccountKey,
+    pub(in crate::relay) hook: Option<HookSetup>,
     pub(in crate::relay) default_within: Duration,
     pub(in crate::relay) default_expiry: Duration,
     pub(in crate::relay) max_within: Duration,
@@ -267,6 +273,13 @@ impl Refused {
                     | VerifyError::UnknownToken(_)
             ) | SubmitError::IdempotencyKey { .. }
         )
+    }
+}
+
+/// Refuses a request that passed so far.
+fn refuse(item: &mut Undecided, error: Option<SubmitError>) {
+    if let (Ok(prepared), Some(error)) = (&*item, error) {
+        *item = Err(Refused { error: Box::new(error), id: Some(prepared.request.id()) });
     }
 }
 
@@ -428,6 +441,8 @@ impl Admission {
         let items = items.into_iter().enumerate().filter(|(index, _)| answers[*index].is_none()).map(|(_, item)| item);
         let mut prepared = self.clone().prepare_all(&tenant, items.collect(), now).await;
         let seen = self.check_nonces(&tenant, &mut prepared).await;
+        self.ask_hook(&tenant, submitted_by.as_ref(), &mut prepared).await;
+        self.sign_promises(&mut prepared).await;
         let mut writes = Vec::with_capacity(prepared.len());
         let mut waiting = Vec::with_capacity(prepared.len());
         let mut undecided: Vec<Option<Undecided>> = lines.iter().map(|_| None).collect();
@@ -542,6 +557,40 @@ impl Admission {
             && let Ok(nonces) = self.ledger.nonces_of(line.0, forwarder, signer).await
         {
             self.tenants.set_elsewhere(line, nonces);
+        }
+    }
+
+    /// Asks the hook about the requests that passed so far.
+    async fn ask_hook(&self, tenant: &Tenant, submitted_by: Option<&Arc<str>>, prepared: &mut [Undecided]) {
+        let Some(hook) = &self.hook else { return };
+        let asked = prepared.iter().flatten().map(|item| AdmissionRequest {
+            tenant: tenant.name.clone(),
+            submitted_by: submitted_by.cloned(),
+            id: item.request.id(),
+            chain_id: item.chain.spec.chain_id,
+            kind: item.request.kind().clone(),
+            deadline: item.request.deadline(),
+            quote: item.quote.clone(),
+        });
+        let answers = hook.ask(asked.collect()).await;
+        for (item, answer) in prepared.iter_mut().filter(|item| item.is_ok()).zip(answers) {
+            refuse(item, answer.err());
+        }
+    }
+
+    /// Has the promises signed by an identity that is not in memory.
+    async fn sign_promises(&self, prepared: &mut [Undecided]) {
+        if self.identity.local().is_some() {
+            return;
+        }
+        let digests: Vec<_> = prepared.iter().flatten().map(|item| self.promise(&item.request).digest()).collect();
+        let signed = stream::iter(digests).map(|digest| self.identity.sign(digest));
+        let signed: Vec<_> = signed.buffered(PROMISES_AT_ONCE).collect().await;
+        for (item, signed) in prepared.iter_mut().filter(|item| item.is_ok()).zip(signed) {
+            match (&mut *item, signed) {
+                (Ok(item), Ok(signature)) => item.promise_signature = signature.as_bytes().into(),
+                (_, signed) => refuse(item, signed.err().map(SubmitError::Unsigned)),
+            }
         }
     }
 
@@ -672,8 +721,11 @@ impl Admission {
         }
         // A budget holds the larger of cost and price.
         quote.max_cost_wei = with_price(quote.max_cost_wei, percent);
-        let promise = self.promise(&request);
-        let promise_signature = self.identity.sign(promise.digest());
+        let promise_signature = match self.identity.local() {
+            Some(identity) => identity.sign(self.promise(&request).digest()).as_bytes().into(),
+            // Asked for later, for many requests together.
+            None => Bytes::new(),
+        };
         let payload = request.to_stored();
         Ok(Prepared {
             chain,

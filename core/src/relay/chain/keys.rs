@@ -5,18 +5,18 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use crate::relay::signer::LocalSigner;
+use crate::relay::signer::AccountKey;
 
 /// A lane's key, and the progress of searches for transactions that used its nonces.
 #[derive(Debug)]
 pub(in crate::relay) struct LaneKey {
     /// `None` if it is no longer configured.
-    pub(in crate::relay) signer: Option<LocalSigner>,
+    pub(in crate::relay) signer: Option<AccountKey>,
     pub(in crate::relay) scans: Arc<Scans>,
 }
 
 impl LaneKey {
-    pub(in crate::relay) fn new(signer: Option<LocalSigner>) -> Self {
+    pub(in crate::relay) fn new(signer: Option<AccountKey>) -> Self {
         Self { signer, scans: Arc::default() }
     }
 }

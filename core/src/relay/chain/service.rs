@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     chain::RpcErrorClass,
-    lane::SendOutcome,
+    lane::{AttemptKey, SendOutcome, TxToSign},
     ledger::Ledger,
     provenance::Decision,
     record::Write,
@@ -50,6 +50,7 @@ use crate::{
             watcher::HeadUpdate,
         },
         nodes::{data_fee::DataFeeFault, receipts},
+        signer::AccountKey,
         start::assemble::final_block_key,
     },
     request::RequestId,
@@ -404,9 +405,14 @@ impl ChainService {
                 });
             }
             Command::Sign { lane, key, tx } => {
-                let signer = self.keys.get(lane).and_then(|key| key.signer.as_ref());
-                let signed = signer.map(|signer| signer.sign_transaction(&tx));
-                self.handle(clock::now(), Input::Signed { lane, key, tx, signed });
+                let signer = self.keys.get(lane).and_then(|key| key.signer.clone());
+                match signer {
+                    Some(signer) if signer.local().is_none() => self.ask_signer(signer, lane, key, tx),
+                    signer => {
+                        let signed = signer.as_ref().and_then(AccountKey::local).map(|key| key.sign_transaction(&tx));
+                        self.handle(clock::now(), Input::Signed { lane, key, tx, signed });
+                    }
+                }
             }
             Command::Broadcast { lane, key, attempt, gas_limit, until } => {
                 let (pool, lease) = (self.shared.pool.clone(), self.lease());
@@ -525,6 +531,28 @@ impl ChainService {
             Command::Demote(place) => self.shared.pool.demote(place),
             Command::Notice(notice) => notices::tell(self.chain_id(), notice),
         }
+    }
+
+    /// Has a transaction signed by a key that is not in memory. After a failure its requests wait for the next block.
+    fn ask_signer(&mut self, signer: AccountKey, lane: usize, key: AttemptKey, tx: Box<TxToSign>) {
+        let chain_id = self.chain_id();
+        let lost = {
+            let tx = tx.clone();
+            move || Input::Signed { lane, key, tx, signed: None }
+        };
+        let work = async move |_| {
+            let signed = match signer.sign_transaction(&tx).await {
+                Ok(signed) => Some(signed),
+                Err(error) => {
+                    tracing::warn!(chain_id, sender = %signer.address(), %error, "a transaction was not signed: tried again");
+                    metrics::counter!("slackwater_sign_failures_total", "chain_id" => chain_id.to_string())
+                        .increment(1);
+                    None
+                }
+            };
+            Input::Signed { lane, key, tx, signed }
+        };
+        self.ask(work, lost);
     }
 
     /// Starts a task. If it panics, which is logged as an error, `lost` stands for its answer: nothing waits for it for ever.

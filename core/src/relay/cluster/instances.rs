@@ -21,7 +21,7 @@ use crate::ledger::{InstanceRecord, Leases, Ledger, LedgerError};
 use crate::relay::{
     admission::tenants::Tenants,
     handle::{config::ChainSetup, error::BuildError},
-    signer::LocalSigner,
+    signer::AccountKey,
 };
 
 /// Interval at which an instance publishes its configuration and checks the others.
@@ -52,7 +52,7 @@ impl InstanceConfig {
     /// The configuration of an instance with this identity and these chains.
     pub fn new(identity: Address, chains: &[ChainSetup]) -> Self {
         let chain = |setup: &ChainSetup| {
-            let senders = setup.signers.iter().map(LocalSigner::address).collect();
+            let senders = setup.signers.iter().map(AccountKey::address).collect();
             let forwarders = setup.forwarders.iter().map(|forwarder| forwarder.address).collect();
             let tokens = setup.tokens.iter().map(|token| token.address).collect();
             (setup.spec.chain_id, InstanceChain { senders, forwarders, tokens })

@@ -32,7 +32,7 @@ use crate::{
             message::{Message, PeerUpdates, Takeover},
             shared::ChainShared,
         },
-        signer::LocalSigner,
+        signer::AccountKey,
         start::restore,
     },
     request::{Status, VerifiedRequest},
@@ -53,7 +53,7 @@ pub(in crate::relay) struct LeaseKeeper {
     pub(in crate::relay) config: ClusterConfig,
     pub(in crate::relay) chain: Arc<ChainShared>,
     pub(in crate::relay) tenants: Arc<Tenants>,
-    pub(in crate::relay) signers: Vec<LocalSigner>,
+    pub(in crate::relay) signers: Vec<AccountKey>,
     pub(in crate::relay) holder: Arc<Mutex<String>>,
 }
 

@@ -1,6 +1,6 @@
 //! Configuration and construction of a relay.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
     api::{DEFAULT_TENANT, Relay},
@@ -11,7 +11,11 @@ use super::{
 use crate::{
     ledger::{GroupCommitConfig, SqliteConfig},
     policy::{OpenLimits, TenantPolicy},
-    relay::{cluster::membership::ClusterConfig, signer::IdentityKey},
+    relay::{
+        admission::hook::{AdmissionHook, HookSetup},
+        cluster::membership::ClusterConfig,
+        signer::AccountKey,
+    },
 };
 
 /// Builds a [`Relay`]. Methods are named after the field; [`Self::start`] validates.
@@ -23,7 +27,8 @@ pub struct RelayBuilder {
     ledger: Option<LedgerSetup>,
     cluster: ClusterConfig,
     group_commit: GroupCommitConfig,
-    identity: Option<IdentityKey>,
+    identity: Option<AccountKey>,
+    admission_hook: Option<HookSetup>,
     default_within: Option<Duration>,
     default_expiry: Option<Duration>,
     max_within: Option<Duration>,
@@ -74,8 +79,14 @@ impl RelayBuilder {
     }
 
     /// Key that signs inclusion promises; by default the key of the first chain's first signer.
-    pub fn identity(mut self, key: IdentityKey) -> Self {
-        self.identity = Some(key);
+    pub fn identity(mut self, key: impl Into<AccountKey>) -> Self {
+        self.identity = Some(key.into());
+        self
+    }
+
+    /// A second opinion before each acceptance: `hook` must answer within `within`, else the request is refused.
+    pub fn admission_hook(mut self, hook: impl AdmissionHook, within: Duration) -> Self {
+        self.admission_hook = Some(HookSetup { hook: Arc::new(hook), within });
         self
     }
 
@@ -153,7 +164,7 @@ impl RelayBuilder {
         }
         let identity = match self.identity {
             Some(identity) => identity,
-            None => self.chains[0].signers[0].identity(),
+            None => self.chains[0].signers[0].clone(),
         };
         let ledger = self.ledger.ok_or_else(|| BuildError::Config {
             key: "database".to_owned(),
@@ -167,6 +178,7 @@ impl RelayBuilder {
             cluster: self.cluster,
             group_commit: self.group_commit,
             identity,
+            admission_hook: self.admission_hook,
             default_within: self.default_within.unwrap_or(Duration::from_secs(60)),
             default_expiry: self.default_expiry.unwrap_or(Duration::from_secs(3_600)),
             max_within: self.max_within.unwrap_or(Duration::from_secs(24 * 3_600)),

@@ -11,11 +11,7 @@ use crate::{
     chain::ChainSpec,
     ledger::{GroupCommitConfig, SqliteConfig},
     policy::{OpenLimits, TenantPolicy},
-    relay::{
-        cluster::membership::ClusterConfig,
-        rpc::RpcEndpoint,
-        signer::{IdentityKey, LocalSigner},
-    },
+    relay::{admission::hook::HookSetup, cluster::membership::ClusterConfig, rpc::RpcEndpoint, signer::AccountKey},
     sender::tuning::ChainTuning,
 };
 
@@ -28,7 +24,7 @@ pub struct ChainSetup {
     /// RPC endpoints. Every transaction goes to all, reads go to the healthiest.
     pub endpoints: Vec<RpcEndpoint>,
     /// Sender accounts, one lane each.
-    pub signers: Vec<LocalSigner>,
+    pub signers: Vec<AccountKey>,
     /// Forwarders to serve. Empty is fine for `call` requests only.
     pub forwarders: Vec<ForwarderSetup>,
     /// Tokens with EIP-3009 whose payments are made. Empty if there are no `authorization` requests.
@@ -64,18 +60,22 @@ impl ChainSetup {
 
     /// Adds a sender account.
     #[must_use]
-    pub fn signer(mut self, signer: LocalSigner) -> Self {
-        self.signers.push(signer);
+    pub fn signer(mut self, key: impl Into<AccountKey>) -> Self {
+        self.signers.push(key.into());
         self
     }
 
     /// Adds a sender account that also makes the calls of these tenants. With several tenants, all other accounts send
     /// forward requests only: a contract that trusts an account on behalf of one tenant must not be called for another.
     #[must_use]
-    pub fn signer_for(mut self, signer: LocalSigner, tenants: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        let tenants = tenants.into_iter().map(Into::into);
-        self.callers.entry(signer.address()).or_default().extend(tenants);
-        self.signer(signer)
+    pub fn signer_for(
+        mut self,
+        key: impl Into<AccountKey>,
+        tenants: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Self {
+        let key = key.into();
+        self.callers.entry(key.address()).or_default().extend(tenants.into_iter().map(Into::into));
+        self.signer(key)
     }
 
     /// Adds a forwarder whose code must be a known version.
@@ -190,7 +190,9 @@ pub struct RelayConfig {
     /// Settings of the group commit.
     pub group_commit: GroupCommitConfig,
     /// Key that signs inclusion promises.
-    pub identity: IdentityKey,
+    pub identity: AccountKey,
+    /// A second opinion before each acceptance.
+    pub admission_hook: Option<HookSetup>,
     /// Time to promised inclusion for a request without a deadline (`request.default_within_ms`).
     pub default_within: Duration,
     /// Validity of such a request, at most to its signed deadline (`request.default_expiry_ms`).

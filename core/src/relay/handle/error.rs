@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::{
     ledger::LedgerError,
     policy::{BudgetError, OpenError, PauseScope, PolicyDenial},
+    relay::signer::SignFault,
     request::{RequestId, Status, VerifyError},
 };
 
@@ -162,6 +163,21 @@ pub enum SubmitError {
     /// The ledger's storage failed.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// The embedder's [`AdmissionHook`](crate::AdmissionHook) refused it.
+    #[error("{reason}")]
+    Denied {
+        /// The hook's reason.
+        reason: String,
+    },
+    /// The embedder's [`AdmissionHook`](crate::AdmissionHook) gave no answer.
+    #[error("the admission hook is not available: {detail}")]
+    HookUnavailable {
+        /// The problem.
+        detail: String,
+    },
+    /// The identity's [`Signer`](crate::Signer) did not sign the promise.
+    #[error("the promise could not be signed: {0}")]
+    Unsigned(SignFault),
     /// The relay is shutting down.
     #[error("relay is shutting down")]
     ShuttingDown,
@@ -175,6 +191,8 @@ impl SubmitError {
             | Self::Open(_)
             | Self::ChainUnavailable { .. }
             | Self::ShuttingDown
+            | Self::HookUnavailable { .. }
+            | Self::Unsigned(_)
             | Self::Paused(_)
             | Self::Budget(_) => true,
             Self::Ledger(error) => error.is_retryable() || error.is_ambiguous(),
@@ -192,7 +210,9 @@ impl SubmitError {
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited { retry_after, .. } | Self::ChainUnavailable { retry_after, .. } => Some(*retry_after),
-            Self::Ledger(_) | Self::ShuttingDown | Self::Open(_) => Some(Duration::from_secs(1)),
+            Self::Ledger(_) | Self::ShuttingDown | Self::Open(_) | Self::HookUnavailable { .. } | Self::Unsigned(_) => {
+                Some(Duration::from_secs(1))
+            }
             Self::Paused(_) => Some(PAUSED_RETRY),
             _ => None,
         }
@@ -224,6 +244,9 @@ impl SubmitError {
             Self::ChainUnavailable { .. } => "chain_unavailable",
             Self::ChainClockAhead { .. } => "deadline_unreachable",
             Self::Ledger(_) => "storage_unavailable",
+            Self::Denied { .. } => "denied_by_hook",
+            Self::HookUnavailable { .. } => "hook_unavailable",
+            Self::Unsigned(_) => "identity_unavailable",
             Self::ShuttingDown => "shutting_down",
         }
     }

@@ -63,7 +63,7 @@ use crate::{
         },
         nodes::data_fee,
         rpc::{RpcEndpoint, RpcError, RpcPool, standing::Place},
-        signer::LocalSigner,
+        signer::AccountKey,
         start::tokens,
     },
     request::{ForwarderDomain, Token, vehicle::VehicleParams},
@@ -269,6 +269,7 @@ async fn assemble(config: RelayConfig, ledger: Arc<dyn Ledger>, stop: Cancellati
         group: group.clone(),
         ledger: ledger.clone(),
         identity: config.identity,
+        hook: config.admission_hook,
         default_within: config.default_within,
         default_expiry: config.default_expiry,
         max_within: config.max_within,
@@ -317,7 +318,7 @@ impl Wiring {
         )
         .await?;
         let (updates, heads) = mpsc::channel::<Arc<HeadUpdate>>(16);
-        let mut senders: Vec<Address> = signers.iter().map(LocalSigner::address).collect();
+        let mut senders: Vec<Address> = signers.iter().map(AccountKey::address).collect();
         let watched = service.sender.lanes.iter().map(|lane| lane.machine.id().sender);
         senders.extend(watched.filter(|sender| !signers.iter().any(|signer| signer.address() == *sender)));
         if let Some(holder) = holder {
@@ -912,7 +913,7 @@ async fn build_service(
         None => (restore(ledger, &shared, tenants, signers, data_fee, is_counted).await?, None),
         // The holder of the lease reads them back.
         Some(holder) => {
-            let senders = signers.iter().map(LocalSigner::address).collect();
+            let senders = signers.iter().map(AccountKey::address).collect();
             let none = Restored { open: Open::default(), keys: Vec::new(), newest: 0 };
             (none, Some(Membership::new(holder, senders)))
         }

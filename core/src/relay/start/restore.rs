@@ -25,7 +25,7 @@ use crate::{
         admission::tenants::Tenants,
         chain::{keys::LaneKey, message::Restored, shared::ChainShared},
         clock,
-        signer::LocalSigner,
+        signer::AccountKey,
     },
     request::{
         LaneId, RequestId, Status, VerifiedRequest,
@@ -112,7 +112,7 @@ pub(in crate::relay) async fn restore(
     ledger: &Arc<dyn Ledger>,
     chain: &ChainShared,
     tenants: &Tenants,
-    signers: Vec<LocalSigner>,
+    signers: Vec<AccountKey>,
     data_fee: Option<DataFeeModel>,
     is_counted: bool,
 ) -> Result<Restored, LedgerError> {
@@ -135,7 +135,7 @@ pub(in crate::relay) async fn restore(
         let claim = Claim::of(&entry.tenant, &entry.request, entry.budget_wei());
         tenants.restore_open(claim, *status == Status::Included, entry.accepted_at);
     }
-    let senders: Vec<Address> = signers.iter().map(LocalSigner::address).collect();
+    let senders: Vec<Address> = signers.iter().map(AccountKey::address).collect();
     let uncertain = find_uncertain(ledger, chain, &senders, &open).await?;
     // Transactions of a signer no longer configured are still followed to their end, which needs no key.
     let in_batches = open.values().filter(|opened| opened.status != Status::Queued);
