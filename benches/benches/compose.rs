@@ -53,6 +53,7 @@ fn params(spec: &ChainSpec) -> VehicleParams {
     VehicleParams {
         sender: Address::repeat_byte(0x5e),
         multicall3: Some(Address::repeat_byte(0xca)),
+        has_capped_calls: false,
         schedule: *spec.gas_schedule(),
         forward_overhead_gas: 45_000,
     }

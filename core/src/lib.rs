@@ -94,6 +94,6 @@ pub mod internal {
     pub use crate::relay::simulated;
     pub use crate::relay::{
         ConfigMismatch, DEFAULT_TRANSFER_GAS, InstanceConfig, RpcReply, RpcTransport, SetupFault, SubscriptionError,
-        UrlFault, call_problems, check_http_url, check_ws_url, compare_instances,
+        UrlFault, call_problems, check_http_url, check_token, check_ws_url, compare_instances,
     };
 }

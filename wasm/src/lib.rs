@@ -1,8 +1,9 @@
 //! The Slackwater core for browsers, workers and Node.
 //!
-//! An interface without logic: all results are computed by the crate `slackwater`, natively and in WASM to the same
-//! bit. Values cross as JSON (`interop`), typed for TypeScript in the `types.*.d.ts`. Whole numbers that may exceed
-//! 2⁵³ are accepted as decimal digits, `0x` hex, bigints or safe integers, and returned as decimal digits.
+//! An interface without logic: all results are computed by the crates `slackwater-core` and `slackwater-client`,
+//! natively and in WASM to the same bit. Values cross as JSON (`interop`), typed for TypeScript in the `types.*.d.ts`.
+//! Whole numbers that may exceed 2⁵³ are accepted as decimal digits, `0x` hex, bigints or safe integers, and returned
+//! as decimal digits.
 //!
 //! It is built twice: with the feature `client` for pages with a relayer, with `page` for pages without one, so that
 //! neither downloads the other's part.

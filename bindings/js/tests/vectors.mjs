@@ -35,7 +35,7 @@ export function checkVectors(slackwater, { eip712, fees, forecast, merkle }) {
   return counts
 }
 
-/** The series of core/tests/forecast_series, made anew here, and what is forecast of it. */
+/** The series of core/pure/tests/pure/forecast_vectors/forecast_series.rs, made anew here, and what is forecast of it. */
 function equalForecasts(slackwater, { forecasts }, equal) {
   const [BLOCKS, LIMIT, MASK] = [700, 30_000_000n, (1n << 64n) - 1n]
   const forecaster = new slackwater.Forecaster({ window: 400, trees: 6, refitEvery: 300, seed: 7 })

@@ -1,8 +1,8 @@
 //! The native module of the Python package: an interface without logic.
 //!
-//! All decisions are made by the crate `slackwater`; Python transfers bytes, keeps time and waits. Structured values
-//! cross as JSON, whole numbers as Python's `int` of any size. Invalid input raises an exception with a stable code,
-//! never a panic.
+//! All decisions are made by the crates `slackwater-core` and `slackwater-client`; Python transfers bytes, keeps time
+//! and waits. Structured values cross as JSON, whole numbers as Python's `int` of any size. Invalid input raises an
+//! exception with a stable code, never a panic.
 
 mod error;
 mod exchange;

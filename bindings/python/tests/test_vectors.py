@@ -71,7 +71,7 @@ def test_next_base_fees() -> None:
 
 
 def series() -> "list[tuple[int, int, int]]":
-    """The blocks of core/tests/forecast_series: base fee, gas used, base fee of the next."""
+    """The blocks of core/pure/tests/pure/forecast_vectors/forecast_series.rs: base fee, gas used, base fee of the next."""
     state, base, blocks = 1, 20_000_000_000, []
     for _ in range(700):
         state = (state * 6_364_136_223_846_793_005 + 1_442_695_040_888_963_407) % (1 << 64)

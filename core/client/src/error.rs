@@ -1,6 +1,6 @@
 //! Failures of calls.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use super::{
     Problem,
@@ -24,6 +24,12 @@ const TOOK_NOTHING: [&str; 8] = [
     "shutting_down",
     "storage_unavailable",
 ];
+
+impl From<Infallible> for ClientError {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
+}
 
 /// Parses a problem; `None` if the body is not one of ours, such as a proxy's page.
 pub(super) fn parse_problem(body: &[u8]) -> Option<Problem> {

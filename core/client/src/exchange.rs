@@ -33,10 +33,8 @@ pub enum Step<'a> {
 /// One call with its retries: a state machine without clock, randomness or socket.
 ///
 /// ```
-/// use slackwater::{
-///     Timestamp,
-///     client::{Exchange, HttpAnswer, RetryPolicy, Step, api},
-/// };
+/// use slackwater_client::{Exchange, HttpAnswer, RetryPolicy, Step, api};
+/// use slackwater_core::Timestamp;
 ///
 /// let mut exchange = Exchange::new(api::quote(8453, 100_000, None), RetryPolicy::default(), None);
 /// let now = Timestamp(0);
@@ -216,11 +214,16 @@ impl<T: Transport> Client<T> {
         }
     }
 
-    /// Submits one request; see [`api::submit`].
+    /// Submits one request, a [`Submit`] or a [`Submission`](slackwater_core::request::Submission); see [`api::submit`].
     ///
     /// # Errors
     /// [`ClientError`]; if it [is ambiguous](ClientError::is_ambiguous), submit the same again later, or ask by id.
-    pub async fn submit(&self, submit: &Submit) -> Result<Accepted, ClientError> {
+    pub async fn submit<S>(&self, submission: S) -> Result<Accepted, ClientError>
+    where
+        S: TryInto<Submit>,
+        ClientError: From<S::Error>,
+    {
+        let submit = &submission.try_into()?;
         let deadline = submit.expires_at(self.transport.now());
         self.checked(submit, self.call_until(api::submit(submit), deadline).await?)
     }

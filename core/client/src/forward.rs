@@ -20,10 +20,8 @@ const MAX_UINT48: u64 = (1 << 48) - 1;
 ///
 /// ```
 /// use alloy_primitives::{Address, U256, address};
-/// use slackwater::{
-///     client::{ForwardBuilder, KeySigner},
-///     request::ForwarderDomain,
-/// };
+/// use slackwater_client::{ForwardBuilder, KeySigner};
+/// use slackwater_core::request::ForwarderDomain;
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let signer = KeySigner::from_hex("0x1c00ce94b96ffd8a5dc35453e915c3e6dc9a2815b0ab85946340c5d970337915")?;

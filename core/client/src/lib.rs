@@ -33,6 +33,7 @@ mod submit;
 pub mod verify;
 
 pub use crate::json::read as read_json;
+pub use crate::request::{Authorization, Forward, Submission};
 pub use error::ClientError;
 pub use exchange::{Client, Exchange, Step, Transport};
 pub use follow::{Change, DEFAULT_POLL, Follow, FollowStep, Until};

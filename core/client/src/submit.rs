@@ -250,6 +250,29 @@ impl Submit {
     }
 }
 
+impl TryFrom<Submission> for Submit {
+    type Error = ClientError;
+
+    /// The submission with its own key, or a derived one.
+    ///
+    /// # Errors
+    /// [`ClientError::Invalid`] for a key that is empty, too long or not visible ASCII, and for a call without one: equal
+    /// calls may both be meant.
+    fn try_from(mut submission: Submission) -> Result<Self, ClientError> {
+        let key = submission.idempotency_key.take().map(IdempotencyKey::new).transpose()?;
+        if submission.kind.salt().is_some() && key.is_none() {
+            return Err(ClientError::invalid("idempotencyKey", "a call needs one"));
+        }
+        Ok(Self { submission, salt: Vec::new(), key })
+    }
+}
+
+impl From<&Self> for Submit {
+    fn from(submit: &Self) -> Self {
+        submit.clone()
+    }
+}
+
 impl From<CallAsk> for Call {
     fn from(ask: CallAsk) -> Self {
         let CallAsk { to, value, gas, data, any_sender } = ask;

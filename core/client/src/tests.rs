@@ -728,3 +728,24 @@ fn following_gives_up_where_it_is_of_no_use() {
     assert_eq!(follow.failure().map(ClientError::code), Some("not_found"));
     assert!(follow.is_done());
 }
+
+#[test]
+fn a_submission_is_what_the_builder_makes() {
+    let forward = signed(0, b"a");
+    let within = std::time::Duration::from_secs(30);
+    let built = Submit::forward(1, forward.clone()).within(within).max_cost_wei(U256::from(7));
+    let given = Submission::forward(1, forward).within(within).max_cost_wei(U256::from(7));
+    assert_eq!(Submit::try_from(given.clone()).unwrap(), built);
+    let keyed = Submit::try_from(given.clone().idempotency_key("order-7")).unwrap();
+    assert_eq!((keyed.key().as_str(), keyed.kind()), ("order-7", built.kind()));
+    for wrong in ["", "ä", "two words", &"x".repeat(256)] {
+        Submit::try_from(given.clone().idempotency_key(wrong)).unwrap_err();
+    }
+    let ask = CallAsk { to: Address::ZERO, value: U256::ZERO, gas: 60_000, data: Bytes::new(), any_sender: true };
+    let call = Submission::call(1, ask.clone().into());
+    let refused = Submit::try_from(call.clone()).unwrap_err();
+    assert!(refused.to_string().contains("idempotencyKey"), "{refused}");
+    let key = IdempotencyKey::new("order-7").unwrap();
+    let built = Submit::call(1, ask, b"").idempotency_key(key);
+    assert_eq!(Submit::try_from(call.idempotency_key("order-7")).unwrap(), built);
+}

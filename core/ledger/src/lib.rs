@@ -1,8 +1,11 @@
 //! Durable state: the [`Ledger`] trait, its records, and its implementations: SQLite in one file, owned by one process,
 //! and (feature `postgres`) PostgreSQL, shared by several.
 //!
+//! The trait is *not* open to other implementations: whether a request runs once depends on details that a trait can't
+//! state. It may change in any version; a relay of the crate `slackwater` takes none but these two.
+//!
 //! **Invariant I2 (durable first):** an answer to a caller and a broadcast to a node both need a [`Durable`] value, and
-//! only this module makes one, after a commit with an fsync (or when reading back committed data).
+//! only ledgers make one, after a commit with an fsync (or when reading back committed data).
 //!
 //! Writes are group-committed: one task owns the writing connection, drains its queue, applies everything in one
 //! transaction and commits once; many acceptances share that fsync.

@@ -1,5 +1,5 @@
-//! The schema migrations: the files of `core/migrations`, embedded. (sqlx's own macro for this would have the whole
-//! driver, SQLite included, compiled a second time: for the compiler.)
+//! The schema migrations: the files of `core/ledger/migrations`, embedded. (sqlx's own macro for this would have the
+//! whole driver, SQLite included, compiled a second time: for the compiler.)
 
 use sqlx::{
     SqlStr,

@@ -50,3 +50,4 @@ pub use rpc::url::{UrlFault, check_http_url, check_ws_url};
 pub use rpc::{RpcEndpoint, RpcError, RpcPool, RpcReply, RpcTransport, SubscriptionError};
 pub(crate) use signer::checked;
 pub use signer::{AccountKey, IdentityKey, LocalSigner, SignFault, Signer, SignerError};
+pub use start::tokens::check_token;

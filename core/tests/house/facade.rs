@@ -5,6 +5,9 @@ use std::{collections::BTreeSet, fs, path::Path};
 /// Most public names.
 const MOST: usize = 120;
 
+/// Words before an item's name.
+const KEYWORDS: [&str; 9] = ["async", "const", "enum", "fn", "static", "struct", "trait", "type", "union"];
+
 /// One item of a module: attributes and the item itself.
 fn items(source: &str) -> Vec<(String, String)> {
     let (mut items, mut attributes, mut item, mut depth) = (Vec::new(), String::new(), String::new(), 0_i32);
@@ -59,7 +62,8 @@ fn names(source: &str, folder: &Path, found: &mut BTreeSet<String>) {
             continue;
         }
         let Some(module) = public.strip_prefix("mod ") else {
-            let name = public.split([' ', '(', '<', ':', ';', '{']).nth(1).unwrap_or(public);
+            let mut words = public.split([' ', '(', '<', ':', ';', '{']);
+            let name = words.find(|word| !KEYWORDS.contains(word)).unwrap_or(public);
             assert!(found.insert(name.to_owned()), "`{name}` is public twice");
             continue;
         };
@@ -103,12 +107,13 @@ fn every_way_to_export_is_counted() {
             pub use y::{G, H};
         }
         pub struct I { pub field: u8 }
-        pub fn j() {}
+        pub async fn j() {}
+        pub const fn k() {}
         use z::Private;
     ";
     let mut found = BTreeSet::new();
     names(source, Path::new("."), &mut found);
-    assert_eq!(found.into_iter().collect::<Vec<_>>(), ["A", "C", "E", "F", "G", "H", "I", "j"]);
+    assert_eq!(found.into_iter().collect::<Vec<_>>(), ["A", "C", "E", "F", "G", "H", "I", "j", "k"]);
     let glob = || leaves("everything::*", &mut BTreeSet::new());
     assert!(std::panic::catch_unwind(glob).is_err(), "a glob hides what it exports");
 }

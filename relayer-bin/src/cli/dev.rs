@@ -13,7 +13,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use slackwater::{LocalSigner, RpcEndpoint, RpcPool};
-use slackwater_contracts::{forwarder, guestbook, multicall3};
+use slackwater_contracts::{capped_calls, forwarder, guestbook, multicall3};
 use slackwater_core::wire::Account;
 use tokio::process::{Child, Command};
 
@@ -246,6 +246,10 @@ async fn prepare(pool: &RpcPool, memory: &Path) -> Result<Contracts, CliError> {
     if code(pool, multicall3::ADDRESS).await?.is_empty() {
         let code = Bytes::from_static(multicall3::runtime_code());
         let _: serde_json::Value = pool.call("anvil_setCode", json!([multicall3::ADDRESS, code])).await?;
+    }
+    if code(pool, capped_calls::ADDRESS).await?.is_empty() {
+        let code = Bytes::from_static(capped_calls::runtime_code());
+        let _: serde_json::Value = pool.call("anvil_setCode", json!([capped_calls::ADDRESS, code])).await?;
     }
     let known: Option<Contracts> = std::fs::read(memory).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     if let Some(known) = known

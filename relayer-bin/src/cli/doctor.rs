@@ -8,10 +8,10 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::json;
 use slackwater::{
-    AccountKey, ChainSetup, IdentityKey, RpcEndpoint, RpcPool,
+    AccountKey, ChainSetup, IdentityKey, RpcEndpoint, RpcPool, TokenSetup, TokenStatus,
     internal::{InstanceConfig, SubscriptionError, compare_instances},
 };
-use slackwater_contracts::{forwarder, multicall3};
+use slackwater_contracts::{capped_calls, forwarder, multicall3};
 use slackwater_core::chain::{
     ChainFamily, ChainSpec, FeeHeader, FinalityRule, LineaPricing, NextBaseFee, OpBaseFeeParams,
 };
@@ -334,6 +334,12 @@ async fn check_chain(report: &mut Report, setup: &ChainSetup) {
     if let Some(address) = spec.multicall3 {
         check_multicall(report, &subject, &pool, address).await;
     }
+    for token in &setup.tokens {
+        check_token(report, &pool, spec.chain_id, token).await;
+    }
+    if !setup.tokens.is_empty() {
+        check_capped_calls(report, &subject, &pool).await;
+    }
 }
 
 /// Checks that the endpoint is usable.
@@ -620,6 +626,31 @@ async fn check_forwarder(report: &mut Report, pool: &RpcPool, address: Address, 
         },
         Err(error) => {
             report.add(Grade::Fail, &subject, format!("eip712Domain(): {error}"), "it is not an ERC2771Forwarder")
+        }
+    }
+}
+
+/// Checks that the token takes authorizations, and that its EIP-712 domain is known.
+async fn check_token(report: &mut Report, pool: &RpcPool, chain_id: u64, token: &TokenSetup) {
+    let subject = format!("token {}", token.address);
+    match slackwater::internal::check_token(pool, token, chain_id).await {
+        Ok(TokenStatus { name, version, transfer_gas, .. }) => {
+            report.ok(&subject, format!("EIP-3009, domain `{name}` version `{version}`, {transfer_gas} gas a payment"));
+        }
+        Err(fault) => report.add(Grade::Fail, &subject, fault, "name a token with EIP-3009, with `name` and `version`"),
+    }
+}
+
+async fn check_capped_calls(report: &mut Report, subject: &str, pool: &RpcPool) {
+    let (subject, address) = (format!("{subject} CappedCalls"), capped_calls::ADDRESS);
+    match pool.call::<Bytes>("eth_getCode", json!([address, "latest"])).await {
+        Err(error) => report.add(Grade::Warn, &subject, error.to_string(), "try again"),
+        Ok(code) if keccak256(&code) == capped_calls::RUNTIME_CODE_HASH => {
+            report.ok(&subject, format!("known code at {address}: payments share transactions"));
+        }
+        Ok(_) => {
+            let finding = format!("is not deployed at {address}: each payment has a transaction of its own");
+            report.add(Grade::Warn, &subject, finding, "deploy it for cheaper payments: docs/authorizations.md");
         }
     }
 }

@@ -56,10 +56,10 @@ codes! {
     "max_cost_too_low" 402 "The request's maxCost is below its worst case now" => "raise `maxCost`, or try when gas is cheaper";
     "signer_budget_exhausted" 402 "The signer's share of the tenant's budget does not cover the worst case" => "raise `tenant.signer_budget_percent`, or wait for the next period";
     "target_budget_exhausted" 402 "The target's share of the tenant's budget does not cover the worst case" => "raise `tenant.target_budget_percent`, or wait for the next period";
+    "denied_by_hook" 403 "The operator's own check refused it" => "the detail has its reason";
     "host_refused" 403 "The relayer has no such name" => "name it in `server.hosts`, or use an address";
     "operator_only" 403 "This needs an operator's API key" => "use a key with the scope `operate`";
     "origin_refused" 403 "Pages of this origin may not call" => "name the origin in `server.cors_origins`";
-    "denied_by_hook" 403 "The operator's own check refused it" => "the detail has its reason";
     "policy_denied" 403 "The tenant's policy does not allow it" => "the detail names the policy key";
     "proxy_refused" 403 "A proxy is there, and no keys" => "give every tenant an API key";
     "scope_missing" 403 "The API key may not do this" => "use a key with one of the scopes in the detail";

@@ -9,7 +9,7 @@ use slackwater_benches::{
     Result,
     client::{RelayerClient, RequestState, Submitted},
     token::delegate,
-    wallet::{Account, unix_seconds},
+    wallet::{Account, batch_body, unix_seconds},
 };
 use slackwater_contracts::eip3009::{CancelAuthorization, IERC3009, ReceiveWithAuthorization};
 use slackwater_core::{request::Authorization, wire};
@@ -168,6 +168,58 @@ async fn a_payment_is_made_once_and_charged() -> Result<()> {
     let chains = stage.client().chains().await?;
     let token = &chains["chains"][0]["tokens"][0];
     assert_eq!((token["name"].as_str(), token["version"].as_str()), (Some("USD Coin"), Some("2")));
+    stage.close().await
+}
+
+/// Payers share a transaction where the contract that caps each one's gas is deployed. A payer who delegates to code that
+/// burns all gas, in front of it in the same block, loses its own payment, and pays for it.
+#[tokio::test]
+async fn payers_share_and_none_reaches_anothers_gas() -> Result<()> {
+    let stage = stage(Pace::Manual).capped_calls().chain_key("max_batch", 12).raise().await?;
+    let (shop, _) = clients(&stage);
+    let (node, payers) = (stage.node(), (0..12).map(payer).collect::<Vec<_>>());
+    for payer in &payers {
+        stage.fund(payer).await?;
+    }
+    let payments = payers.iter().zip(0..).map(|(payer, i)| stage.token().payment(payer, payee(i), 1_000, nonce("a")));
+    let payments: Vec<_> = payments.collect();
+    let burner = Address::repeat_byte(0xfe);
+    node.set_code(burner, vec![0xfe]).await?;
+    node.set_balance(payers[4].address, U256::from(10_u64.pow(18))).await?;
+    let bodies: Vec<_> = payments.iter().map(|payment| Body::from(body(payment).to_string())).collect();
+    let before = node.balance(stage.lane()).await?;
+    let mut ids = Vec::new();
+    for answer in shop.submit_batch(batch_body(bodies.iter())).await? {
+        ids.push(answer.accepted()?.id.0);
+    }
+    stage.pooled(1).await?;
+    node.send_raw(delegate(node, &payers[4], burner, 50_000_000_000).await?).await?;
+    stage.mine(1).await?;
+    let mut costs = Vec::new();
+    let mut hashes = std::collections::BTreeSet::new();
+    for (place, id) in ids.iter().enumerate() {
+        let state = stage.end_of(*id).await?;
+        let (paid, cost) = (stage.holds(payee(place as u8)).await?, state.cost_wei.clone().expect("a cost"));
+        costs.push(cost.parse::<U256>().expect("wei"));
+        if place == 4 {
+            assert_eq!((state.status.as_str(), paid), ("rejected", 0), "{:?}", state.reason);
+        } else {
+            assert_eq!((story(&state), paid), (("finalized", None), 1_000));
+            hashes.insert(state.tx_hash);
+        }
+    }
+    assert_eq!((hashes.len(), node.nonce(stage.lane()).await?), (1, 1), "one transaction");
+    let spent = before - node.balance(stage.lane()).await?;
+    assert!(costs.iter().sum::<U256>() <= spent, "no more than was spent");
+    let fair = costs[0];
+    assert!(costs.iter().enumerate().all(|(place, cost)| place == 4 || *cost <= fair * U256::from(2)), "{costs:?}");
+    // Alone, a payment costs an empty transaction more.
+    let alone = stage.token().payment(&payers[0], payee(20), 1_000, nonce("b"));
+    let id = accepted(&shop, &alone).await?;
+    let state = stage.end_of(id).await?;
+    assert_eq!(story(&state), ("finalized", None));
+    let cost = state.cost_wei.and_then(|wei| wei.parse::<U256>().ok()).expect("a cost");
+    println!("a payment among twelve {fair} wei, alone {cost} wei");
     stage.close().await
 }
 

@@ -17,6 +17,7 @@ use slackwater_benches::{
     token::Token,
     wallet::{SignedRequest, batch_body},
 };
+use slackwater_contracts::capped_calls;
 
 pub(crate) use slackwater_benches::wait::until;
 
@@ -75,6 +76,7 @@ pub(crate) struct StageBuilder {
     extra: String,
     tenants: Option<fn(&World) -> String>,
     has_token: bool,
+    has_capped_calls: bool,
     environment: Vec<(&'static str, String)>,
     api_key: Option<String>,
 }
@@ -151,6 +153,12 @@ impl StageBuilder {
         self
     }
 
+    /// `CappedCalls` is deployed, through which payments share transactions.
+    pub(crate) const fn capped_calls(mut self) -> Self {
+        self.has_capped_calls = true;
+        self
+    }
+
     /// Circle's token, whose payments the relayer makes.
     pub(crate) const fn token(mut self) -> Self {
         self.has_token = true;
@@ -183,6 +191,9 @@ impl StageBuilder {
             true => Some(Token::deploy(anvil.node()).await?),
             false => None,
         };
+        if self.has_capped_calls {
+            anvil.node().set_code(capped_calls::ADDRESS, capped_calls::runtime_code()).await?;
+        }
         if self.pace == Pace::Manual {
             anvil.node().set_automine(false).await?;
         }
@@ -307,6 +318,7 @@ impl Stage {
             extra: String::new(),
             tenants: None,
             has_token: false,
+            has_capped_calls: false,
             environment: Vec::new(),
             api_key: None,
         }

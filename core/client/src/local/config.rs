@@ -194,6 +194,7 @@ impl LocalConfig {
             sender,
             // Every call is a transaction of its own here, because no Multicall3 code was checked.
             multicall3: None,
+            has_capped_calls: false,
             schedule: *self.fork.gas_schedule(),
             forward_overhead_gas: self.batch.forward_overhead_gas,
         };

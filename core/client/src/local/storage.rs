@@ -18,7 +18,7 @@ use crate::{
     record::{AttemptRecord, Durable, Reach, RequestChange, Write, WriteOutcome},
     request::{
         BatchId, Reason, RequestId, Status, VerifiedRequest,
-        vehicle::{VehicleKey, VehicleParams},
+        vehicle::{Contracts, VehicleKey, VehicleParams},
     },
     schedule::{Queue, QueuedRequest},
     sender::{Content, Flight, Input, Open, SenderLane, WriteId},
@@ -275,7 +275,8 @@ impl LocalRelay {
             for (_, form) in forms {
                 let until = until.next().and_then(|(index, _)| u32::try_from(index + 1).ok()).unwrap_or(0);
                 let (members, weights) = self.members(&params, form);
-                let (key, sizes, elsewhere) = (VehicleKey::of_members(&members, false), Vec::new(), Set::new());
+                let (key, sizes, elsewhere) =
+                    (VehicleKey::of_members(&members, Contracts::all(false)), Vec::new(), Set::new());
                 earlier.push(Content { until, key, members, weights, sizes, tenant: Some("".into()), elsewhere });
             }
             let (members, weights) = self.members(&params, form);
@@ -301,7 +302,8 @@ impl LocalRelay {
                 was_broadcast: true,
                 was_included: false,
             });
-            let flight = Flight::new(VehicleKey::of_members(&members, false), members, weights, form.record(id));
+            let flight =
+                Flight::new(VehicleKey::of_members(&members, Contracts::all(false)), members, weights, form.record(id));
             flights.insert(nonce, Flight { is_planned: true, earlier, gone, tenant: Some("".into()), ..flight });
             let attempts = u32::try_from(records.len()).unwrap_or(u32::MAX);
             let planned_block = form.planned_block;

@@ -34,10 +34,8 @@ enum Call {
 /// [`Self::next_timeout`].
 ///
 /// ```
-/// use slackwater::{
-///     Timestamp,
-///     client::{CallAsk, Command, Enqueue, HttpAnswer, Outbox, OutboxConfig, Outcome, Submit},
-/// };
+/// use slackwater_client::{CallAsk, Command, Enqueue, HttpAnswer, Outbox, OutboxConfig, Outcome, Submit};
+/// use slackwater_core::Timestamp;
 /// # use alloy_primitives::{Address, U256};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let ask = CallAsk { to: Address::ZERO, value: U256::ZERO, gas: 60_000, data: Default::default(), any_sender: true };

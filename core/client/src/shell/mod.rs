@@ -1,5 +1,5 @@
-//! The client's shell for Rust services: HTTP by `reqwest`, waiting by `tokio`, an outbox in a file (feature
-//! `client-http`). All decisions are made in [`crate::client`].
+//! The client's shell for Rust services (feature `http`): HTTP by `reqwest`, waiting by `tokio`, an outbox in a file.
+//! All decisions are made by the other modules of this crate.
 
 mod file;
 mod follow;

@@ -61,7 +61,7 @@ enum Message {
 /// Durable requests: they survive this process.
 ///
 /// ```no_run
-/// use slackwater::{client::{Enqueue, Outcome, Submit}, client_http::{DurableOutbox, RelayerClient}};
+/// use slackwater_client::{DurableOutbox, Enqueue, RelayerClient, Submit};
 ///
 /// # async fn example(submit: Submit) -> Result<(), Box<dyn std::error::Error>> {
 /// let client = RelayerClient::new("https://relayer.example")?;

@@ -23,11 +23,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// ```no_run
 /// use std::time::Duration;
 ///
-/// use slackwater::{client::{Submit, Until}, client_http::RelayerClient, request::Forward};
+/// use slackwater_client::{Forward, RelayerClient, Submission, Until};
 ///
 /// # async fn example(forward: Forward) -> Result<(), slackwater_client::ClientError> {
 /// let client = RelayerClient::new("https://relayer.example")?.api_key("sw_shop_…");
-/// let accepted = client.submit(&Submit::forward(8453, forward).within(Duration::from_secs(30))).await?;
+/// let accepted = client.submit(Submission::forward(8453, forward).within(Duration::from_secs(30))).await?;
 /// let mut following = client.follow(accepted.id, Until::Terminal);
 /// while let Some(change) = following.next().await? {
 ///     println!("{} {:?}", change.event.status, change.event.tx_hash);

@@ -166,8 +166,8 @@ const NOW: BlockRef = BlockRef::Tag("latest");
 ///
 /// ```
 /// # use alloy_primitives::{Address, B256, Bytes, U256};
-/// # use slackwater::{chain::FinalityRule, client::verify::{InclusionCheck, InclusionClaim, Verdict}};
-/// # use slackwater_core::request::{Forward, ForwarderDomain, Status};
+/// # use slackwater_client::verify::{InclusionCheck, InclusionClaim, Verdict};
+/// # use slackwater_core::{chain::FinalityRule, request::{Forward, ForwarderDomain, Status}};
 /// # let domain = ForwarderDomain::new("Slackwater", 8453, Address::ZERO);
 /// # let forward = Forward { forwarder: Address::ZERO, from: Address::ZERO, to: Address::ZERO, value: U256::ZERO,
 /// #     gas: U256::from(1), nonce: U256::ZERO, deadline: 1, data: Bytes::new(), signature: Bytes::new() };

@@ -106,7 +106,9 @@ impl TenantPolicy {
 
     /// Sharing rule for `request`: its target is named by the policy or not.
     pub fn company(&self, request: &VerifiedRequest) -> Company {
-        if self.names(request.chain_id(), request.target()) { Company::Named } else { Company::Unnamed }
+        // Payments share only through a contract that caps each one's gas, so that no payer can reach another's.
+        let is_capped = request.payment().is_some();
+        if is_capped || self.names(request.chain_id(), request.target()) { Company::Named } else { Company::Unnamed }
     }
 
     /// True if the policy names `target` on that chain: its operator knows the contract. Targets permitted by `"*"` are

@@ -11,6 +11,8 @@ pub struct VehicleParams {
     pub sender: Address,
     /// Multicall3 on this chain; `None` unless its known code was seen.
     pub multicall3: Option<Address>,
+    /// True if `CappedCalls` is at its address on this chain: its known code was seen.
+    pub has_capped_calls: bool,
     /// Intrinsic gas and calldata floor.
     pub schedule: GasSchedule,
     /// Overhead of the forwarder per request, gas: recovery, nonce write, trust check, event.

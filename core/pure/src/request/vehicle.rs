@@ -6,7 +6,10 @@ use alloy_primitives::{Address, Bytes, Log, U256};
 
 pub use super::params::BATCH_MARGIN_GAS;
 use super::{VerifiedRequest, kind::MOST_ENVELOPE_BYTES, outcome::MemberOutcome};
-pub use super::{kind::VehicleKey, params::VehicleParams};
+pub use super::{
+    kind::{Contracts, VehicleKey},
+    params::VehicleParams,
+};
 use crate::{chain::data_fee::TxSize, protection::Protection};
 
 /// Rule for sharing a transaction. The trust check of an `executeBatch` may use all remaining gas, at any member's
@@ -35,9 +38,14 @@ pub struct Payload {
 }
 
 impl VehicleParams {
+    /// Contracts for shared transactions that this chain has.
+    pub const fn contracts(&self) -> Contracts {
+        Contracts { multicall3: self.multicall3.is_some(), capped_calls: self.has_capped_calls }
+    }
+
     /// Vehicle of `request` on this chain.
     pub fn vehicle(&self, request: &VerifiedRequest) -> VehicleKey {
-        VehicleKey::of(request, self.multicall3.is_some())
+        VehicleKey::of(request, self.contracts())
     }
 
     /// Upper bound of the gas that `request` adds to a transaction, calldata included. The composer sums it up.
@@ -79,17 +87,13 @@ impl VehicleParams {
         Payload { to, value, data: data.into(), gas_limit }
     }
 
-    /// `intrinsic + Σ (overhead + gas) + ⌈max gas / 63⌉ + margin`, and never below the calldata floor.
+    /// `intrinsic + Σ (overhead + gas) + ⌈max gas / 63⌉ + margin`, and never below the calldata floor. Through `CappedCalls`
+    /// instead `intrinsic + Σ (gas + ⌊gas / 63⌋ + bytes + overhead) + base`.
     ///
     /// The forwarder burns everything if less than `gas / 63` is left after a call (OpenZeppelin `_checkForwardedGas`),
     /// so every member's gas is reserved in full even if its call uses less.
     fn gas_limit(&self, key: VehicleKey, members: &[Arc<VerifiedRequest>], data: &[u8]) -> u64 {
-        let overhead = key.overhead_gas(self);
-        let inner = members.iter().fold(0u64, |sum, member| sum.saturating_add(member.gas()).saturating_add(overhead));
-        let reserve = members.iter().map(|member| member.gas()).max().unwrap_or(0).div_ceil(63);
-        let margin = if key.is_lone() { 0 } else { BATCH_MARGIN_GAS };
-        let execution =
-            self.schedule.intrinsic_gas(data).saturating_add(inner).saturating_add(reserve).saturating_add(margin);
+        let execution = self.schedule.intrinsic_gas(data).saturating_add(key.execution_gas(self, members));
         execution.max(self.schedule.floor_gas(data))
     }
 }

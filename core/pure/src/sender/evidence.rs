@@ -46,8 +46,9 @@ impl<H: Host> Sender<H> {
         let Showing { clean, accused } = self.queue.showing(&ids, outcomes, receipt.is_success);
         // In a late block a member may have been skipped because of its deadline.
         let is_in_time = flight.members.iter().all(|member| member.valid_until() > now);
-        // A payment that fails alone reached nobody's gas: its payer has changed something, or another made it first.
-        let accused = accused.filter(|accused| !flight.key.is_lone() && (accused.has_failed || is_in_time));
+        // A payment that fails reached nobody's gas: its payer has changed something, or another made it first.
+        let harms_none = flight.key.is_lone() || flight.key.caps_members();
+        let accused = accused.filter(|accused| !harms_none && (accused.has_failed || is_in_time));
         // A target that has earned company before is known to be a contract.
         let (clean, unproven): (Vec<_>, Vec<_>) =
             clean.into_iter().partition(|target| self.queue.further_signers(*target) > 0);

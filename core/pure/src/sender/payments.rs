@@ -11,13 +11,11 @@ use super::{
     state::Sender,
 };
 use crate::{
+    ordered::Map,
     record::RequestChange,
     request::{Reason, RequestId, Status},
     time::Timestamp,
 };
-
-/// Most answers that leave open what used a nonce, after which the payment counts as not made.
-const MAX_UNTOLD: u32 = 64;
 
 /// End of a payment that another transaction has not made.
 #[derive(Debug, Clone)]
@@ -29,6 +27,13 @@ pub struct Unread {
     is_proven: bool,
     /// Number of answers that left open what used its nonce.
     untold: u32,
+}
+
+/// At most `most` payments, those after `after` first: none that the chain leaves open keeps the others waiting.
+fn turn<T>(unread: &Map<RequestId, T>, after: Option<RequestId>, most: usize) -> impl Iterator<Item = RequestId> {
+    let after = after.map_or(Bound::Unbounded, Bound::Excluded);
+    let later = unread.range((after, Bound::Unbounded)).map(|(id, _)| *id);
+    later.chain(unread.keys().copied()).take(unread.len().min(most))
 }
 
 impl<H: Host> Sender<H> {
@@ -59,12 +64,9 @@ impl<H: Host> Sender<H> {
         if self.unread.is_empty() || self.under_way.payments || self.is_stopping {
             return;
         }
-        let known = |id: &RequestId| Some((*id, self.queue.get(*id)?.request.payment()?));
-        // In turns: those that the chain leaves open must not keep the others waiting.
-        let after = self.unread_after.map_or(Bound::Unbounded, Bound::Excluded);
-        let later = self.unread.range((after, Bound::Unbounded)).map(|(id, _)| id);
-        let all = later.chain(self.unread.keys());
-        let payments: Vec<_> = all.take(self.unread.len()).filter_map(known).take(H::NONCES_AT_ONCE).collect();
+        let known = |id: RequestId| Some((id, self.queue.get(id)?.request.payment()?));
+        let turn = turn(&self.unread, self.unread_after, H::NONCES_AT_ONCE);
+        let payments: Vec<_> = turn.filter_map(known).collect();
         self.unread_after = payments.last().map(|(id, _)| *id);
         self.under_way.payments = true;
         self.command(Command::FindPayments { payments, final_block });
@@ -72,9 +74,10 @@ impl<H: Host> Sender<H> {
 
     pub(crate) fn on_payments(&mut self, now: Timestamp, found: Vec<(RequestId, Paid)>) {
         self.under_way.payments = false;
+        let most = self.facts.tuning.retry.max_unclear_payment_answers;
         for (id, paid) in found {
             let Some(unread) = self.unread.get_mut(&id) else { continue };
-            if paid == Paid::Untold && unread.untold < MAX_UNTOLD {
+            if paid == Paid::Untold && unread.untold < most {
                 unread.untold += 1;
                 continue;
             }
@@ -103,5 +106,48 @@ impl<H: Host> Sender<H> {
         }
         let queue = &self.queue;
         self.unread.retain(|id, _| queue.get(*id).is_some());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy_primitives::{B256, U256};
+
+    use super::*;
+
+    fn id(number: u64) -> RequestId {
+        RequestId(B256::from(U256::from(number)))
+    }
+
+    /// 500 payments that the chain leaves open, 200 at a time: each is asked about in every three turns.
+    #[test]
+    fn open_payments_take_turns() {
+        let mut unread: Map<RequestId, ()> = (0..500).map(|number| (id(number), ())).collect();
+        let mut after = None;
+        for round in 0..4 {
+            let mut asked = std::collections::BTreeSet::new();
+            for _ in 0..3 {
+                let turn: Vec<_> = turn(&unread, after, 200).collect();
+                assert_eq!(turn.len(), 200);
+                after = turn.last().copied();
+                asked.extend(turn);
+            }
+            assert_eq!(asked.len(), 500, "round {round}");
+            // One that comes later waits for no round.
+            let new = id(1_000 + round);
+            unread.insert(new, ());
+            let turns: Vec<_> = (0..3)
+                .map(|_| {
+                    let turn: Vec<_> = turn(&unread, after, 200).collect();
+                    after = turn.last().copied();
+                    turn
+                })
+                .collect();
+            assert!(turns.iter().flatten().any(|asked| *asked == new));
+            unread.remove(&new);
+        }
+        let few: Map<RequestId, ()> = (0..3).map(|number| (id(number), ())).collect();
+        assert_eq!(turn(&few, Some(id(1)), 200).collect::<Vec<_>>(), [id(2), id(0), id(1)]);
+        assert_eq!(turn(&Map::<RequestId, ()>::default(), Some(id(1)), 200).count(), 0);
     }
 }

@@ -96,6 +96,11 @@ keys! {
     rate_limit_pause "rate_limit_pause_ms": Duration [10..=600_000] = RATE_LIMIT_PAUSE;
     /// Receipts that are asked for at a time: where many transactions become final at once, a node's quota must hold.
     max_receipt_polls: usize [1..=1_000] = 8;
+    /// Blocks of one question for events (`eth_getLogs`). Many providers refuse more.
+    log_blocks: u64 [1..=1_000_000] = 2_000;
+    /// Questions for the event of one payment, newest blocks first, before it counts as not made: somebody else may have made
+    /// it long before it came here.
+    max_log_questions: u64 [1..=10_000] = 5;
 }
 
 keys! {
@@ -138,6 +143,8 @@ keys! {
     /// Times that every node refuses a request's own transaction because of its size before the request ends `rejected`. A
     /// node may be wrong once.
     max_refusals: u32 [1..=10_000] = 3;
+    /// Answers that leave open what used a payment's nonce, one per head, before the payment ends `rejected`: as not made.
+    max_unclear_payment_answers: u32 [1..=100_000] = 64;
 }
 
 keys! {

@@ -3,13 +3,14 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use alloy_primitives::{Address, B256, Bytes, Log, U256, hex, keccak256};
-use alloy_sol_types::{SolEvent, SolStruct as _};
+use alloy_sol_types::{SolCall as _, SolEvent, SolStruct as _};
 use k256::ecdsa::SigningKey;
 use serde_json::Value;
 use slackwater_core::{
     Timestamp,
     chain::GasSchedule,
     contracts::{
+        capped_calls::{self, Call, Executed, executeCall},
         eip3009::{IERC3009::AuthorizationUsed, ReceiveWithAuthorization},
         fiat_token::IFiatToken::Transfer,
     },
@@ -139,6 +140,14 @@ fn key() -> SigningKey {
 
 /// A payment, valid from `after` to `before`, exclusive, seconds.
 fn payment(after: u64, before: u64) -> Authorization {
+    payment_of(after, before, B256::repeat_byte(9))
+}
+
+fn payment_with(nonce: B256) -> Authorization {
+    payment_of(0, NOW_S + 1_000, nonce)
+}
+
+fn payment_of(after: u64, before: u64, nonce: B256) -> Authorization {
     let point = key().verifying_key().to_encoded_point(false);
     let mut payment = Authorization {
         token: TOKEN,
@@ -147,7 +156,7 @@ fn payment(after: u64, before: u64) -> Authorization {
         value: U256::from(1_000),
         valid_after: U256::from(after),
         valid_before: U256::from(before),
-        nonce: B256::repeat_byte(9),
+        nonce,
         signature: Bytes::new(),
     };
     payment.signature = signed(domain().digest(&payment));
@@ -264,7 +273,13 @@ fn events_tell_what_became_of_it() {
     let paid = payment(0, NOW_S + 1_000);
     let request = Arc::new(check(&paid).unwrap());
     let schedule = GasSchedule::PRAGUE;
-    let params = VehicleParams { sender: TOKEN, multicall3: None, schedule, forward_overhead_gas: 45_000 };
+    let params = VehicleParams {
+        sender: TOKEN,
+        multicall3: None,
+        has_capped_calls: false,
+        schedule,
+        forward_overhead_gas: 45_000,
+    };
     let key = params.vehicle(&request);
     assert_eq!(key, VehicleKey::Payment(request.id()));
     assert!(!key.is_bound_to_callers() && key.is_lone());
@@ -294,4 +309,78 @@ fn events_tell_what_became_of_it() {
     // One transfer counts for one payment.
     let both = [log(TOKEN, &used), log(TOKEN, &less), log(TOKEN, &other), log(TOKEN, &moved)];
     assert!(!made(&both));
+}
+
+/// Payments of many payers through `CappedCalls`: content, gas, and outcomes by the events of their own calls.
+#[test]
+fn payers_share_a_transaction_that_caps_their_gas() {
+    let schedule = GasSchedule::PRAGUE;
+    let params = VehicleParams {
+        sender: Address::repeat_byte(0x5e),
+        multicall3: None,
+        has_capped_calls: true,
+        schedule,
+        forward_overhead_gas: 45_000,
+    };
+    let paid: Vec<_> = (1..=5_u8).map(|nonce| payment_with(B256::repeat_byte(nonce))).collect();
+    let members: Vec<_> = paid.iter().map(|paid| Arc::new(check(paid).unwrap())).collect();
+    let key = params.vehicle(&members[0]);
+    assert_eq!(key, VehicleKey::Payments);
+    assert!(!key.is_lone() && key.caps_members() && !key.is_bound_to_callers());
+
+    let payload = params.payload(key, &members);
+    assert_eq!((payload.to, payload.value), (capped_calls::ADDRESS, U256::ZERO));
+    let sent = executeCall::abi_decode(&payload.data).unwrap().calls;
+    let wanted = members.iter().map(|member| Call { target: TOKEN, gas: U256::from(GAS), data: member.data() });
+    assert_eq!(sent, wanted.collect::<Vec<_>>());
+    let needed = capped_calls::gas_limit(members.iter().map(|member| (GAS, member.data().len() as u64)));
+    assert_eq!(payload.gas_limit, schedule.intrinsic_gas(&payload.data) + needed);
+    for count in 1..=members.len() {
+        let some = &members[..count];
+        let bound: u64 = some.iter().map(|member| params.member_gas(member)).sum();
+        assert!(params.base_gas() + bound >= params.payload(key, some).gas_limit, "{count}");
+    }
+    // One alone calls the token itself.
+    let alone = params.payload(key, &members[..1]);
+    assert_eq!((alone.to, alone.data.clone()), (TOKEN, members[0].data()));
+    assert!(alone.gas_limit < params.payload(key, &members[..2]).gas_limit / 2 + 40_000);
+
+    let end = |caller: Address, index: usize, success: bool| {
+        let event = Executed { caller, target: TOKEN, index: U256::from(index), success };
+        log(capped_calls::ADDRESS, &event)
+    };
+    let used = |place: usize| log(TOKEN, &AuthorizationUsed { authorizer: paid[place].from, nonce: paid[place].nonce });
+    let outcomes = |logs: &[Log]| decode(key, &members, true, logs);
+    use MemberOutcome::{Executed as Made, Untouched};
+    let sender = params.sender;
+    let fair: Vec<Log> = (0..5).flat_map(|place| [used(place), end(sender, place, true)]).collect();
+    assert_eq!(outcomes(&fair), [Made; 5]);
+    assert_eq!(decode(key, &members, false, &[]), [Untouched; 5], "all or nothing");
+    // The second fails, the fourth does nothing, and the third has others' calls in its own.
+    let payer = paid[2].from;
+    let mixed = [
+        used(0),
+        end(sender, 0, true),
+        end(sender, 1, false),
+        end(payer, 0, true),
+        used(2),
+        end(payer, 1, false),
+        end(sender, 2, true),
+        end(sender, 3, true),
+        used(4),
+        end(sender, 4, true),
+    ];
+    assert_eq!(outcomes(&mixed), [Made, Untouched, Made, Untouched, Made]);
+    // A nonce that is used within another's call, or after a call that failed, is not this payment made by it.
+    let elsewhere = [
+        used(1),
+        end(sender, 0, true),
+        end(sender, 1, false),
+        used(2),
+        end(sender, 2, false),
+        end(sender, 3, true),
+        end(sender, 4, true),
+    ];
+    assert_eq!(outcomes(&elsewhere), [Untouched; 5]);
+    assert_eq!(outcomes(&[]), [Untouched; 5]);
 }

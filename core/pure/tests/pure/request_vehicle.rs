@@ -15,7 +15,7 @@ use slackwater_core::{
     request::{
         Call, Forward, RequestId, VerifiedRequest,
         outcome::{MemberOutcome, shares},
-        vehicle::{VehicleKey, VehicleParams, decode},
+        vehicle::{Contracts, VehicleKey, VehicleParams, decode},
     },
 };
 
@@ -61,7 +61,13 @@ fn call(salt: u64, gas: u64, value: U256, data: Vec<u8>, any_sender: bool) -> Ar
 }
 
 const fn params(schedule: GasSchedule, forward_overhead_gas: u64) -> VehicleParams {
-    VehicleParams { sender: SENDER, multicall3: Some(MULTICALL), schedule, forward_overhead_gas }
+    VehicleParams {
+        sender: SENDER,
+        multicall3: Some(MULTICALL),
+        has_capped_calls: true,
+        schedule,
+        forward_overhead_gas,
+    }
 }
 
 fn schedules() -> impl Strategy<Value = GasSchedule> {
@@ -135,7 +141,7 @@ proptest! {
         let members = forwards(specs);
         let params = params(schedule, overhead);
         let key = VehicleKey::Forwarder(FORWARDER);
-        prop_assert!(members.iter().all(|member| VehicleKey::of(member, true) == key));
+        prop_assert!(members.iter().all(|member| VehicleKey::of(member, Contracts::all(true)) == key));
         let payload = params.payload(key, &members);
         prop_assert_eq!(payload.to, FORWARDER);
         prop_assert_eq!(payload.value, members.iter().map(|member| member.value()).sum::<U256>());
@@ -158,7 +164,7 @@ proptest! {
         let members: Vec<_> = specs.into_iter().enumerate()
             .map(|(salt, (_, gas, value, data))| call(salt as u64, gas, U256::from(value), data, true)).collect();
         let params = params(schedule, 50_000);
-        prop_assert!(members.iter().all(|member| VehicleKey::of(member, true) == VehicleKey::Multicall));
+        prop_assert!(members.iter().all(|member| VehicleKey::of(member, Contracts::all(true)) == VehicleKey::Multicall));
         let payload = params.payload(VehicleKey::Multicall, &members);
         prop_assert_eq!(payload.to, MULTICALL);
         let decoded = aggregate3ValueCall::abi_decode(&payload.data).unwrap();
@@ -175,7 +181,7 @@ proptest! {
     #[test]
     fn single_calls_are_themselves(gas in gas(), value: u128, data in calldata(), schedule in schedules()) {
         let member = call(1, gas, U256::from(value), data.clone(), false);
-        let key = VehicleKey::of(&member, true);
+        let key = VehicleKey::of(&member, Contracts::all(true));
         prop_assert_eq!(key, VehicleKey::Single(member.id()));
         let params = params(schedule, 50_000);
         let payload = params.payload(key, std::slice::from_ref(&member));
@@ -233,7 +239,7 @@ proptest! {
             // Any stored bytes that can be read give a request that can be sent or refused, not a panic.
             let request = Arc::new(request);
             let params = params(GasSchedule::OSAKA, 1);
-            let _ = params.payload(VehicleKey::of(&request, true), std::slice::from_ref(&request));
+            let _ = params.payload(VehicleKey::of(&request, Contracts::all(true)), std::slice::from_ref(&request));
             let _ = params.member_gas(&request);
         }
     }

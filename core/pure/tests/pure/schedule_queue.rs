@@ -16,7 +16,7 @@ use slackwater_core::{
     request::{
         LaneId, RequestId, TargetRecord, VerifiedRequest,
         outcome::MemberOutcome,
-        vehicle::{Company, VehicleKey},
+        vehicle::{Company, Contracts, VehicleKey},
     },
     schedule::{
         Accused, ComposeLimits, FeeOutlook, Queue, QueuedRequest, RecordRule, Refusals, Selection, Showing, Trigger,
@@ -108,7 +108,7 @@ fn unnamed(from: u16, nonce: u64, target: u8, tenant: &str, seq: u64) -> QueuedR
 
 fn with_multicall() -> Queue {
     let mut queue = Queue::new();
-    queue.set_multicall(true);
+    queue.set_contracts(Contracts::all(true));
     queue
 }
 
@@ -269,7 +269,7 @@ impl Model {
         let first = entries[0].ceiling_wei_per_gas.min(limits.quote_max_fee);
         assert!(*ceiling_wei_per_gas >= first);
         for entry in &entries {
-            assert_eq!(VehicleKey::of(&entry.request, true), *key);
+            assert_eq!(VehicleKey::of(&entry.request, Contracts::all(true)), *key);
             let company = [8, 2, 1, 1][entry.batch_failures as usize];
             assert!(members.len() <= company, "{} failures travel with {}", entry.batch_failures, members.len());
         }

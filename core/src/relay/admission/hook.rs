@@ -2,6 +2,7 @@
 
 use std::{fmt, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use alloy_primitives::U256;
 use async_trait::async_trait;
 use futures_util::{FutureExt as _, StreamExt as _};
 
@@ -50,6 +51,22 @@ pub struct AdmissionRequest {
     pub quote: Quote,
 }
 
+impl AdmissionRequest {
+    /// A request of tenant `default` on chain 1 that costs nothing, for tests of a hook; its fields can be changed.
+    pub fn sample(id: RequestId, kind: RequestKind) -> Self {
+        let quote = Quote {
+            base_fee_wei_per_gas: 0,
+            priority_fee_wei_per_gas: 0,
+            gas: 0,
+            l1_data_fee_wei: U256::ZERO,
+            operator_fee_wei: U256::ZERO,
+            expected_cost_wei: U256::ZERO,
+            max_cost_wei: U256::ZERO,
+        };
+        Self { tenant: "default".into(), submitted_by: None, id, chain_id: 1, kind, deadline: Timestamp(0), quote }
+    }
+}
+
 /// A hook's refusal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
@@ -94,7 +111,7 @@ impl HookSetup {
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    use alloy_primitives::{Address, B256, Bytes, U256};
+    use alloy_primitives::{Address, B256, Bytes};
 
     use super::*;
     use crate::{conformance, request::Call};
@@ -127,23 +144,7 @@ mod tests {
             any_sender: false,
             salt: String::new(),
         };
-        AdmissionRequest {
-            tenant: "shop".into(),
-            submitted_by: None,
-            id: RequestId(B256::repeat_byte(first)),
-            chain_id: 1,
-            kind: call.into(),
-            deadline: Timestamp(1_000),
-            quote: Quote {
-                base_fee_wei_per_gas: 1,
-                priority_fee_wei_per_gas: 1,
-                gas: 21_000,
-                l1_data_fee_wei: U256::ZERO,
-                operator_fee_wei: U256::ZERO,
-                expected_cost_wei: U256::from(1),
-                max_cost_wei: U256::from(1),
-            },
-        }
+        AdmissionRequest::sample(RequestId(B256::repeat_byte(first)), call.into())
     }
 
     #[tokio::test(start_paused = true)]

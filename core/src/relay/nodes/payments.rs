@@ -10,14 +10,8 @@ use super::receipts::find_agreed;
 use crate::{
     relay::{chain::shared::ChainShared, rpc::RpcPool},
     request::Payment,
-    sender::Paid,
+    sender::{Paid, tuning::RpcTuning},
 };
-
-/// Blocks of one question for events. Many providers refuse more.
-const LOG_BLOCKS: u64 = 2_000;
-
-/// Most questions for the event of one payment: somebody else may have made it long before it came here.
-const MAX_LOG_QUESTIONS: u64 = 5;
 
 /// An event log, reduced to its transaction.
 #[derive(Debug, Deserialize)]
@@ -36,7 +30,7 @@ pub(in crate::relay) async fn find(shared: &ChainShared, payment: &Payment, fina
     if is_used(pool, told.into_iter().flatten())? {
         let told = pool.call_settled::<Bytes>("eth_call", json!([call, U64::from(final_block)]), final_block).await;
         return match is_used(pool, told)? {
-            true => Some(used_by(pool, payment, final_block).await),
+            true => Some(used_by(pool, payment, final_block, &shared.tuning.rpc).await),
             false => None,
         };
     }
@@ -56,11 +50,11 @@ fn agreed(told: &[Option<B256>], is_majority: impl Fn(usize) -> bool) -> Option<
 }
 
 /// What used the payment's nonce up to the final block.
-async fn used_by(pool: &RpcPool, payment: &Payment, final_block: u64) -> Paid {
+async fn used_by(pool: &RpcPool, payment: &Payment, final_block: u64, limits: &RpcTuning) -> Paid {
     let topics = json!([AuthorizationUsed::SIGNATURE_HASH, payment.from.into_word(), payment.nonce]);
     let mut last = final_block;
-    for _ in 0..MAX_LOG_QUESTIONS {
-        let first = last.saturating_sub(LOG_BLOCKS - 1);
+    for _ in 0..limits.max_log_questions {
+        let first = last.saturating_sub(limits.log_blocks - 1);
         let filter: Value = json!({
             "address": payment.token, "topics": topics, "fromBlock": U64::from(first), "toBlock": U64::from(last),
         });

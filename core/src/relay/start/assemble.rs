@@ -12,7 +12,7 @@ use alloy_primitives::{Address, B256, Bytes, U64, U256, keccak256};
 use alloy_sol_types::SolCall;
 use futures_util::{FutureExt as _, future::join_all};
 use serde_json::json;
-use slackwater_contracts::{forwarder, multicall3};
+use slackwater_contracts::{capped_calls, forwarder, multicall3};
 use tokio::{
     sync::mpsc,
     task::{AbortHandle, JoinHandle, JoinSet},
@@ -121,10 +121,11 @@ impl Relay {
         Self::start_on(config, ledger).await
     }
 
-    /// As [`Self::start`], on an open ledger; the configured one is ignored.
+    /// For the simulator: as [`Self::start`], on an open ledger; the configured one is ignored.
     ///
     /// # Errors
     /// [`BuildError`]; nothing is left running then, and the ledger is closed.
+    #[doc(hidden)]
     pub async fn start_on(config: RelayConfig, ledger: Arc<dyn Ledger>) -> Result<Self, BuildError> {
         let stop = CancellationToken::new();
         // A start dropped half way stops the tasks it has started.
@@ -584,6 +585,7 @@ struct CheckedChain {
     tokens: Vec<(Token, TokenStatus)>,
     /// Address of Multicall3 if its known code is deployed.
     multicall3: Option<Address>,
+    has_capped_calls: bool,
     market: ChainMarket,
     /// Newest block that a node reported; `None` if none did.
     head: Option<u64>,
@@ -749,6 +751,15 @@ async fn check_chain(setup: ChainSetup, known: KnownFinal) -> Result<CheckedChai
             is_known.then_some(address)
         }
     };
+    // The contract is of use for payments only.
+    let has_capped_calls = !served.is_empty() && {
+        let code: Bytes =
+            ask(&pool, "eth_getCode", json!([capped_calls::ADDRESS, "latest"]), deadline).await.map_err(unreachable)?;
+        keccak256(&code) == capped_calls::RUNTIME_CODE_HASH
+    };
+    if !served.is_empty() && !has_capped_calls {
+        tracing::info!(chain_id, contract = %capped_calls::ADDRESS, "payments go alone: `CappedCalls` is not deployed");
+    }
     let header: Option<Header> = pool.call("eth_getBlockByNumber", json!(["latest", false])).await.ok();
     let told = header.as_ref().map(Header::number);
     let tuning = &setup.tuning;
@@ -777,6 +788,7 @@ async fn check_chain(setup: ChainSetup, known: KnownFinal) -> Result<CheckedChai
         known_forwarders,
         tokens: served,
         multicall3,
+        has_capped_calls,
         market,
         head,
         data_fee,
@@ -818,6 +830,7 @@ async fn build_service(
         known_forwarders,
         tokens,
         multicall3,
+        has_capped_calls,
         market,
         head,
         data_fee,
@@ -829,6 +842,7 @@ async fn build_service(
     let params = VehicleParams {
         sender: signers[0].address(),
         multicall3,
+        has_capped_calls,
         schedule: *spec.gas_schedule(),
         forward_overhead_gas: tuning.batch.forward_overhead_gas,
     };

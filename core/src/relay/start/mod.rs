@@ -2,4 +2,4 @@
 
 pub(in crate::relay) mod assemble;
 pub(in crate::relay) mod restore;
-mod tokens;
+pub(in crate::relay) mod tokens;

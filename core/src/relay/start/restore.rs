@@ -30,7 +30,7 @@ use crate::{
     request::{
         LaneId, RequestId, Status, VerifiedRequest,
         settlement::{ceiling_left, cost_within},
-        vehicle::{Company, Payload, VehicleKey, VehicleParams},
+        vehicle::{Company, Contracts, Payload, VehicleKey, VehicleParams},
     },
     schedule::{Queue, QueuedRequest, Refusals},
     sender::{Content, Flight, MemberSize, Open, SenderLane, Stowed, beyond_gas, without_bytes},
@@ -119,7 +119,7 @@ pub(in crate::relay) async fn restore(
     let (spec, tuning) = (&chain.spec, &chain.tuning);
     let chain_id = spec.chain_id;
     let mut queue = Queue::new();
-    queue.set_multicall(chain.params.multicall3.is_some());
+    queue.set_contracts(chain.params.contracts());
     if let Some(callers) = &chain.callers {
         queue.bind_calls(callers.clone());
     }
@@ -454,7 +454,7 @@ async fn restore_lane(
                 }
             }
             // Keep a content without members too: the attempts that carried it must stay known.
-            let key = VehicleKey::of_members(&requests, false);
+            let key = VehicleKey::of_members(&requests, Contracts::all(false));
             let (sizes, tenant) = (Vec::new(), only(&tenants));
             contents.push(Content { until, key, members: requests, weights, sizes, tenant, elsewhere });
         }
@@ -527,7 +527,10 @@ async fn restore_lane(
         skipped.into_iter().for_each(|member| queue.passed_over(member));
         // The transaction's target shows the vehicle used, whatever would be chosen today.
         let first = requests.first();
-        let key = VehicleKey::of_members(&requests, first.is_some_and(|request| record.to != request.target()));
+        let key = VehicleKey::of_members(
+            &requests,
+            Contracts::all(first.is_some_and(|request| record.to != request.target())),
+        );
         let payload = Payload { to: record.to, value: record.value, data, gas_limit: record.gas_limit };
         let extra_wei = extra(&payload);
         // The bytes of an included transaction stay in the ledger.

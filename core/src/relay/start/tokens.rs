@@ -90,6 +90,17 @@ pub(super) async fn check(
     Ok((Token { domain, gas: wanted.transfer_gas }, status))
 }
 
+/// As at a start, for a report: the token's domain, or the problem.
+///
+/// # Errors
+/// The problem, as text.
+pub async fn check_token(pool: &RpcPool, token: &TokenSetup, chain_id: ChainId) -> Result<TokenStatus, String> {
+    match check(pool, token, chain_id, Instant::now()).await {
+        Ok((_, status)) => Ok(status),
+        Err(StartFault::Wrong(error) | StartFault::Away(error)) => Err(error.to_string()),
+    }
+}
+
 /// A token at the nodes.
 struct Asked<'a> {
     pool: &'a RpcPool,

@@ -153,6 +153,7 @@ impl World {
         VehicleParams {
             sender: self.key.address(),
             multicall3: None,
+            has_capped_calls: false,
             schedule: *self.config.fork.gas_schedule(),
             forward_overhead_gas: self.config.batch.forward_overhead_gas,
         }

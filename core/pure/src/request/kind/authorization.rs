@@ -1,13 +1,16 @@
 //! `authorization`: a token payment that the payer authorized by a signature (EIP-3009).
 
 use alloy_primitives::{Address, B256, Bytes, ChainId, Log, U256, keccak256};
-use alloy_sol_types::{SolCall, SolStruct};
+use alloy_sol_types::{SolCall, SolEvent, SolStruct};
 use serde::{Deserialize, Serialize};
-use slackwater_contracts::eip3009::{IERC3009, IERC3009Bytes, ReceiveWithAuthorization, TransferWithAuthorization};
+use slackwater_contracts::{
+    capped_calls::{self, Executed, OVERHEAD_PER_CALL_GAS, executeCall},
+    eip3009::{IERC3009, IERC3009Bytes, ReceiveWithAuthorization, TransferWithAuthorization},
+};
 
 use super::{
     form::{Bounds, Inner, Kind, KindName},
-    key::VehicleKey,
+    key::{Contracts, VehicleKey},
 };
 use crate::{
     chain::decimal,
@@ -17,6 +20,9 @@ use crate::{
     },
     time::Timestamp,
 };
+
+/// Bytes of a payment's place in `execute` beside its data: offsets, target, gas, length.
+const CALL_ENVELOPE_BYTES: usize = 160;
 
 /// Last second that is counted with: as far as a forward's deadline goes.
 const LAST_SECOND: u64 = (1 << 48) - 1;
@@ -84,29 +90,25 @@ impl Authorization {
         call.abi_encode()
     }
 
-    fn struct_hash(&self) -> B256 {
-        let message = TransferWithAuthorization {
+    const fn message(&self) -> TransferWithAuthorization {
+        TransferWithAuthorization {
             from: self.from,
             to: self.to,
             value: self.value,
             validAfter: self.valid_after,
             validBefore: self.valid_before,
             nonce: self.nonce,
-        };
-        message.eip712_hash_struct()
+        }
     }
 
-    /// Hash of the same content as the message that only the payee may submit.
+    fn struct_hash(&self) -> B256 {
+        self.message().eip712_hash_struct()
+    }
+
+    /// Hash of the message with the same members that only the payee may submit.
     fn receive_struct_hash(&self) -> B256 {
-        let message = ReceiveWithAuthorization {
-            from: self.from,
-            to: self.to,
-            value: self.value,
-            validAfter: self.valid_after,
-            validBefore: self.valid_before,
-            nonce: self.nonce,
-        };
-        message.eip712_hash_struct()
+        let name = keccak256(ReceiveWithAuthorization::eip712_root_type().as_bytes());
+        keccak256([name.as_slice(), &self.message().eip712_encode_data()].concat())
     }
 
     /// True if only the chain can check the signature: a payer's with code (EIP-1271), which has not 65 bytes.
@@ -186,12 +188,14 @@ impl Kind for Authorization {
         self.signature = Bytes::new();
     }
 
-    fn vehicle(&self, id: RequestId, _: bool) -> VehicleKey {
-        VehicleKey::Payment(id)
+    fn vehicle(&self, id: RequestId, contracts: Contracts) -> VehicleKey {
+        if contracts.capped_calls { VehicleKey::Payments } else { VehicleKey::Payment(id) }
     }
 
-    fn overhead(&self, _: &VehicleParams) -> (u64, usize) {
-        (0, 0)
+    fn overhead(&self, params: &VehicleParams) -> (u64, usize) {
+        // Copying its data costs a gas per byte.
+        let copied = self.data().len() as u64;
+        if params.has_capped_calls { (OVERHEAD_PER_CALL_GAS + copied, CALL_ENVELOPE_BYTES) } else { (0, 0) }
     }
 
     fn slot(&self) -> Option<(Address, Address, u64)> {
@@ -236,12 +240,36 @@ struct Body<'a> {
     signature: &'a Bytes,
 }
 
-/// Outcome of a payment's own transaction that succeeded: by the token's event, since a contract may succeed and do nothing.
-pub(super) fn outcome(payment: Option<Payment>, logs: &[Log]) -> MemberOutcome {
-    match payment {
+/// Calldata of the transaction that makes several payments through `CappedCalls`, each with its own gas.
+/// `calls`: token, gas and calldata of each.
+pub(super) fn batch(calls: impl Iterator<Item = (Address, u64, Bytes)>) -> Vec<u8> {
+    let call = |(target, gas, data)| capped_calls::Call { target, gas: U256::from(gas), data };
+    executeCall { calls: calls.map(call).collect() }.abi_encode()
+}
+
+/// Outcomes of payments in one transaction that succeeded: by the token's events, since a contract may succeed and do nothing.
+///
+/// `CappedCalls` ends each call with an event of its own. The transaction's caller is that of the last one: what a token
+/// or a payer with code has executed from within ends before.
+pub(super) fn outcomes(payments: &[Option<Payment>], logs: &[Log]) -> Vec<MemberOutcome> {
+    let outcome = |payment: &Option<Payment>, logs: &[Log]| match payment {
         Some(payment) if logs.iter().any(|log| payment.is_used_by(log)) => MemberOutcome::Executed,
         _ => MemberOutcome::Untouched,
+    };
+    if let [alone] = payments {
+        return vec![outcome(alone, logs)];
     }
+    let ended = |log: &Log| Executed::decode_log(log).ok().filter(|_| log.address == capped_calls::ADDRESS);
+    let caller = logs.iter().rev().find_map(ended).map(|last| last.caller);
+    let mut rest = logs;
+    let mut next = || {
+        let is_end = |log: &Log| ended(log).filter(|end| Some(end.caller) == caller);
+        let (place, end) = rest.iter().enumerate().find_map(|(place, log)| Some((place, is_end(log)?)))?;
+        let own;
+        (own, rest) = (&rest[..place], &rest[place + 1..]);
+        end.success.then_some(own)
+    };
+    payments.iter().map(|payment| outcome(payment, next().unwrap_or_default())).collect()
 }
 
 impl TokenDomain {

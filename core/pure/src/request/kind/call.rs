@@ -7,7 +7,7 @@ use slackwater_contracts::multicall3;
 
 use super::{
     form::{Bounds, Inner, Kind, KindName, narrow_gas},
-    key::VehicleKey,
+    key::{Contracts, VehicleKey},
 };
 use crate::{
     chain::decimal,
@@ -102,8 +102,8 @@ impl Kind for Call {
         self.data = Bytes::new();
     }
 
-    fn vehicle(&self, id: RequestId, has_multicall: bool) -> VehicleKey {
-        if self.any_sender && has_multicall { VehicleKey::Multicall } else { VehicleKey::Single(id) }
+    fn vehicle(&self, id: RequestId, contracts: Contracts) -> VehicleKey {
+        if self.any_sender && contracts.multicall3 { VehicleKey::Multicall } else { VehicleKey::Single(id) }
     }
 
     fn overhead(&self, _: &VehicleParams) -> (u64, usize) {

@@ -3,7 +3,7 @@
 use alloy_primitives::{Address, Bytes, ChainId, U256};
 use serde::{Deserialize, Serialize};
 
-use super::key::VehicleKey;
+use super::key::{Contracts, VehicleKey};
 use crate::{
     request::{Payment, RequestId, VerifyContext, VerifyError, params::VehicleParams},
     time::Timestamp,
@@ -67,8 +67,8 @@ pub(super) trait Kind: Sized {
     /// Drops calldata and signature.
     fn strip(&mut self);
 
-    /// Vehicle of the request `id`; `has_multicall` if Multicall3's code was seen.
-    fn vehicle(&self, id: RequestId, has_multicall: bool) -> VehicleKey;
+    /// Vehicle of the request `id` on a chain with these contracts.
+    fn vehicle(&self, id: RequestId, contracts: Contracts) -> VehicleKey;
 
     /// Gas beyond its own that it adds to a transaction, and ABI bytes around its calldata.
     fn overhead(&self, params: &VehicleParams) -> (u64, usize);

@@ -8,7 +8,7 @@ use slackwater_contracts::forwarder::{self, ExecutedForwardRequest};
 
 use super::{
     form::{Bounds, Inner, Kind, KindName, narrow_gas},
-    key::VehicleKey,
+    key::{Contracts, VehicleKey},
 };
 use crate::request::trace::{Part, TracedCall};
 use crate::{
@@ -151,7 +151,7 @@ impl Kind for Forward {
         (self.data, self.signature) = (Bytes::new(), Bytes::new());
     }
 
-    fn vehicle(&self, _: RequestId, _: bool) -> VehicleKey {
+    fn vehicle(&self, _: RequestId, _: Contracts) -> VehicleKey {
         VehicleKey::Forwarder(self.forwarder)
     }
 

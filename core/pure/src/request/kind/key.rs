@@ -14,9 +14,28 @@ pub enum VehicleKey {
     Multicall,
     /// A transaction of its own, whose target sees the relayer.
     Single(RequestId),
-    /// A payment in a transaction of its own. Payers do not share: a token asks a payer with code whether the signature is
-    /// valid, with all gas that is left.
+    /// A payment in a transaction of its own, where there is no `CappedCalls`. Payers do not share: a token asks a payer with
+    /// code whether the signature is valid, with all gas that is left.
     Payment(RequestId),
+    /// Payments through `CappedCalls`, which gives each its own gas, whatever a payer with code does. One alone calls the
+    /// token itself.
+    Payments,
+}
+
+/// Contracts for shared transactions whose code was seen on the chain.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Contracts {
+    /// Multicall3, for calls that any sender may make.
+    pub multicall3: bool,
+    /// `CappedCalls`, for payments.
+    pub capped_calls: bool,
+}
+
+impl Contracts {
+    /// Both, or none.
+    pub const fn all(are_there: bool) -> Self {
+        Self { multicall3: are_there, capped_calls: are_there }
+    }
 }
 
 impl VehicleKey {
@@ -38,6 +57,11 @@ impl VehicleKey {
         matches!(self, Self::Single(_) | Self::Payment(_))
     }
 
+    /// True if its contract caps each member's gas: none can reach another's.
+    pub const fn caps_members(self) -> bool {
+        matches!(self, Self::Payments)
+    }
+
     /// True if its targets see the relayer, so that only lanes of the tenant's own may send it.
     pub const fn is_bound_to_callers(self) -> bool {
         matches!(self, Self::Multicall | Self::Single(_))
@@ -48,12 +72,16 @@ impl VehicleKey {
     pub const fn nonce_contract(self) -> Option<Address> {
         match self {
             Self::Forwarder(forwarder) => Some(forwarder),
-            Self::Multicall | Self::Single(_) | Self::Payment(_) => None,
+            Self::Multicall | Self::Single(_) | Self::Payment(_) | Self::Payments => None,
         }
     }
 
     /// True if its contract's code was not seen on the chain.
     pub const fn lacks_contract(self, params: &VehicleParams) -> bool {
-        matches!(self, Self::Multicall) && params.multicall3.is_none()
+        match self {
+            Self::Multicall => params.multicall3.is_none(),
+            Self::Payments => !params.has_capped_calls,
+            Self::Forwarder(_) | Self::Single(_) | Self::Payment(_) => false,
+        }
     }
 }

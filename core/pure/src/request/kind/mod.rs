@@ -17,7 +17,7 @@ use form::Kind;
 pub use form::KindName;
 pub use forward::Forward;
 pub use forward::executed;
-pub use key::VehicleKey;
+pub use key::{Contracts, VehicleKey};
 pub use vehicle::verify_input;
 
 use super::{Payment, RequestId, Submission, VerifyContext, VerifyError, params::VehicleParams};
@@ -158,8 +158,8 @@ impl RequestKind {
         each!(self, kind => kind.overhead(params))
     }
 
-    fn vehicle(&self, id: RequestId, has_multicall: bool) -> VehicleKey {
-        each!(self, kind => kind.vehicle(id, has_multicall))
+    fn vehicle(&self, id: RequestId, contracts: Contracts) -> VehicleKey {
+        each!(self, kind => kind.vehicle(id, contracts))
     }
 }
 

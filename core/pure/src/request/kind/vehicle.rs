@@ -4,33 +4,53 @@ use std::sync::Arc;
 
 use alloy_primitives::{Address, Log};
 use serde_json::Value;
+use slackwater_contracts::capped_calls;
 
-use super::{RequestKind, authorization, call, forward, key::VehicleKey};
+use super::{
+    RequestKind, authorization, call, forward,
+    key::{Contracts, VehicleKey},
+};
 use crate::request::trace::{Part, TracedCall};
 use crate::{
-    request::{VerifiedRequest, outcome::MemberOutcome, params::VehicleParams},
+    request::{
+        VerifiedRequest,
+        outcome::MemberOutcome,
+        params::{BATCH_MARGIN_GAS, VehicleParams},
+    },
     table::Table,
 };
 
 impl VehicleKey {
-    /// Vehicle of `request`. A call that any sender may make goes through Multicall3 only if its code was seen
-    /// (`has_multicall`): a transaction to an address without code succeeds and does nothing, and the value is lost.
-    pub fn of(request: &VerifiedRequest, has_multicall: bool) -> Self {
-        request.kind().vehicle(request.id(), has_multicall)
+    /// Vehicle of `request`. It shares a transaction only through a contract whose code was seen (`contracts`): a
+    /// transaction to an address without code succeeds and does nothing, and the value is lost.
+    pub fn of(request: &VerifiedRequest, contracts: Contracts) -> Self {
+        request.kind().vehicle(request.id(), contracts)
     }
 
     /// Vehicle of the transaction that carries `members`.
-    pub fn of_members(members: &[Arc<VerifiedRequest>], has_multicall: bool) -> Self {
-        members.first().map_or(Self::ALONE, |first| Self::of(first, has_multicall))
+    pub fn of_members(members: &[Arc<VerifiedRequest>], contracts: Contracts) -> Self {
+        members.first().map_or(Self::ALONE, |first| Self::of(first, contracts))
     }
 
     /// Gas that the contract needs per member.
-    pub(in crate::request) const fn overhead_gas(self, params: &VehicleParams) -> u64 {
+    const fn overhead_gas(self, params: &VehicleParams) -> u64 {
         match self {
             Self::Forwarder(_) => params.forward_overhead_gas,
             Self::Multicall => call::MULTICALL_OVERHEAD_GAS,
-            Self::Single(_) | Self::Payment(_) => 0,
+            Self::Single(_) | Self::Payment(_) | Self::Payments => 0,
         }
+    }
+
+    /// Gas beside the intrinsic one that gives every member its own, at any position.
+    pub(in crate::request) fn execution_gas(self, params: &VehicleParams, members: &[Arc<VerifiedRequest>]) -> u64 {
+        if self.caps_members() && members.len() > 1 {
+            return capped_calls::gas_limit(members.iter().map(|member| (member.gas(), member.data().len() as u64)));
+        }
+        let overhead = self.overhead_gas(params);
+        let inner = members.iter().fold(0u64, |sum, member| sum.saturating_add(member.gas()).saturating_add(overhead));
+        let reserve = members.iter().map(|member| member.gas()).max().unwrap_or(0).div_ceil(63);
+        let margin = if self.is_lone() || self.caps_members() { 0 } else { BATCH_MARGIN_GAS };
+        inner.saturating_add(reserve).saturating_add(margin)
     }
 
     /// Recipient and calldata of the transaction that carries `members`.
@@ -49,7 +69,11 @@ impl VehicleKey {
                 let Some(multicall3) = params.multicall3 else { unreachable!("chosen only where its code was seen") };
                 (multicall3, call::batch(kinds.filter_map(RequestKind::as_call)))
             }
-            Self::Single(_) | Self::Payment(_) => match members.first() {
+            Self::Payments if members.len() > 1 => {
+                let calls = members.iter().map(|member| (member.target(), member.gas(), member.data()));
+                (capped_calls::ADDRESS, authorization::batch(calls))
+            }
+            Self::Single(_) | Self::Payment(_) | Self::Payments => match members.first() {
                 Some(member) => (member.target(), member.data().to_vec()),
                 None => (params.sender, Vec::new()),
             },
@@ -69,7 +93,7 @@ impl VehicleKey {
                 (forwarder, [&member.data()[..], user.as_slice()].concat())
             }
             Self::Multicall => (params.multicall3.unwrap_or(sender), member.data().to_vec()),
-            Self::Single(_) | Self::Payment(_) => (sender, member.data().to_vec()),
+            Self::Single(_) | Self::Payment(_) | Self::Payments => (sender, member.data().to_vec()),
         }
     }
 
@@ -94,7 +118,10 @@ impl VehicleKey {
             Self::Forwarder(forwarder) => {
                 forward::outcomes(forwarder, members.iter().map(|member| member.sequence()), logs)
             }
-            Self::Payment(_) => members.iter().map(|member| authorization::outcome(member.payment(), logs)).collect(),
+            Self::Payment(_) | Self::Payments => {
+                let payments: Vec<_> = members.iter().map(|member| member.payment()).collect();
+                authorization::outcomes(&payments, logs)
+            }
         }
     }
 
@@ -103,7 +130,7 @@ impl VehicleKey {
     pub(in crate::request) fn part(self, call: &TracedCall, is_to_current: bool) -> Option<Part> {
         match self {
             Self::Forwarder(_) => forward::part(call, is_to_current),
-            Self::Multicall => call.executes().then_some(Part::First),
+            Self::Multicall | Self::Payments => call.executes().then_some(Part::First),
             Self::Single(_) | Self::Payment(_) => None,
         }
     }

@@ -147,7 +147,7 @@ impl Queue {
                 }
             };
             let Some(first) = members.first().and_then(|id| self.entries.get(id)) else { continue };
-            let vehicle = VehicleKey::of(&first.request, self.has_multicall);
+            let vehicle = VehicleKey::of(&first.request, self.contracts);
             let (mut deadline, mut valid_until, mut ceiling) = (Timestamp(u64::MAX), Timestamp(u64::MAX), u128::MAX);
             for entry in members.iter().filter_map(|id| self.entries.get(id)) {
                 deadline = deadline.min(entry.due);

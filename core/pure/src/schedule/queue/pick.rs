@@ -195,7 +195,7 @@ impl<'a> Picker<'a> {
                         break;
                     }
                     left -= 1;
-                    if VehicleKey::of(&entry.request, self.queue.has_multicall).group() != self.key
+                    if VehicleKey::of(&entry.request, self.queue.contracts).group() != self.key
                         || !self.room.add(entry, self.limits, &self.queue.targets)
                     {
                         break;

@@ -24,7 +24,7 @@ impl Queue {
             }
         };
         Some(Place {
-            key: VehicleKey::of(&entry.request, self.has_multicall).group(),
+            key: VehicleKey::of(&entry.request, self.contracts).group(),
             tenant: entry.tenant.clone(),
             due,
             seq: entry.seq,

@@ -25,7 +25,7 @@ impl Queue {
         }
         let sequence = entry.request.sequence();
         self.arrivals
-            .get_or_insert_with(VehicleKey::of(&entry.request, self.has_multicall).group(), ArrivalModel::default)
+            .get_or_insert_with(VehicleKey::of(&entry.request, self.contracts).group(), ArrivalModel::default)
             .arrived(entry.accepted_at);
         self.unripe.extend(self.unripe_until(&entry).map(|after| (after, id)));
         self.entries.insert(id, Box::new(entry));

@@ -13,7 +13,10 @@ use super::{
 };
 use crate::{
     ordered::{HashMap, Map, Set},
-    request::{LaneId, RequestId, VerifiedRequest, vehicle::VehicleKey},
+    request::{
+        LaneId, RequestId, VerifiedRequest,
+        vehicle::{Contracts, VehicleKey},
+    },
     schedule::{company::ArrivalModel, pace::DueCounts, targets::TargetRecords},
     table::Table,
     time::Timestamp,
@@ -120,7 +123,7 @@ pub struct Queue {
     pub(super) debtors: Set<Arc<str>>,
     /// Tenants that go after all others, with the end of that time.
     pub(super) last: Map<Arc<str>, Timestamp>,
-    pub(super) has_multicall: bool,
+    pub(super) contracts: Contracts,
     pub(super) callers: Option<Table<Address, Set<Arc<str>>>>,
     pub(super) short: Option<Short>,
 }
@@ -131,10 +134,9 @@ impl Queue {
         Self::default()
     }
 
-    /// Declares whether Multicall3 is deployed: calls that any sender may make then share transactions. Call before the
-    /// first push.
-    pub const fn set_multicall(&mut self, has_multicall: bool) {
-        self.has_multicall = has_multicall;
+    /// Declares the contracts through which requests share transactions. Call before the first push.
+    pub const fn set_contracts(&mut self, contracts: Contracts) {
+        self.contracts = contracts;
     }
 
     /// Number of waiting requests.

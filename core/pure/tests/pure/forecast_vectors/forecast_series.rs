@@ -72,5 +72,5 @@ pub(crate) fn run() -> Value {
             }));
         }
     }
-    json!({ "source": "computed by this project; the series is defined in core/tests/forecast_vectors.rs", "forecasts": made })
+    json!({ "source": "computed by this project; the series is defined in core/pure/tests/pure/forecast_vectors/forecast_series.rs", "forecasts": made })
 }

@@ -26,7 +26,7 @@ use crate::{
         Reason, RequestId,
         gate::Word,
         simulation::Ahead,
-        vehicle::{Company, VehicleKey},
+        vehicle::{Company, Contracts, VehicleKey},
     },
     schedule::{Refusals, Selection, Trigger},
     sender::{Candidate, DataQuote, Input, Price, Simulation, UnderWay},
@@ -215,7 +215,7 @@ impl Owner {
     /// A simulation in which all members succeed.
     fn simulated(&mut self) {
         let members = self.all.clone();
-        let key = VehicleKey::of_members(&members, true);
+        let key = VehicleKey::of_members(&members, Contracts::all(true));
         let selection = Selection {
             key,
             members: self.ids(&[0, 1, 2, 3]),

@@ -22,7 +22,7 @@ use crate::{
         RequestId, VerifiedRequest,
         gate::Word,
         simulation::{Ahead, Environment},
-        vehicle::{VehicleKey, VehicleParams},
+        vehicle::{Contracts, VehicleKey, VehicleParams},
     },
     sender::tuning::ChainTuning,
 };
@@ -201,6 +201,7 @@ impl World {
         let params = VehicleParams {
             sender: Address::repeat_byte(1),
             multicall3: Some(Address::repeat_byte(0x33)),
+            has_capped_calls: true,
             schedule: *spec.gas_schedule(),
             forward_overhead_gas: 45_000,
         };
@@ -208,7 +209,7 @@ impl World {
     }
 
     async fn ask(&self, is_wary: bool) -> Simulation {
-        let key = VehicleKey::of_members(&self.members, true);
+        let key = VehicleKey::of_members(&self.members, Contracts::all(true));
         let question = Question {
             key,
             members: &self.members,

@@ -27,7 +27,7 @@ use crate::{
         BatchId, Reason, RequestId, Status, VerifiedRequest,
         outcome::{MemberOutcome, TxReceipt},
         settlement::CostAccount,
-        vehicle::{Company, VehicleKey, decode},
+        vehicle::{Company, Contracts, VehicleKey, decode},
     },
     schedule::{QueuedRequest, Refusals},
     sender::{Content, FeeView as _, Flight, LeftOut, Mined, Price, Settlement},
@@ -163,7 +163,7 @@ impl Scene {
             gas_used: None,
             cost_wei: None,
         };
-        let key = VehicleKey::of_members(&members, true);
+        let key = VehicleKey::of_members(&members, Contracts::all(true));
         let outcomes = decode(key, &members, receipt.is_success, &receipt.logs);
         let mut flight = Flight::new(key, members, weights, record);
         flight.is_planned = true;

@@ -22,7 +22,11 @@ use crate::{
         nodes::simulate::tests::{FORWARDER, request},
         start::{assemble::tests::service, restore::queued},
     },
-    request::{Status, VerifiedRequest, outcome::TxReceipt, vehicle::VehicleKey},
+    request::{
+        Status, VerifiedRequest,
+        outcome::TxReceipt,
+        vehicle::{Contracts, VehicleKey},
+    },
     sender::{Flight, Input, LeftOut, Price},
 };
 
@@ -109,7 +113,7 @@ impl Scene {
             let entry = queued(&params, &tenants, "shop".into(), &record, (**request).clone());
             service.sender.queue.push_in_flight(vec![entry], lane, 0);
         }
-        let key = VehicleKey::of_members(&all, true);
+        let key = VehicleKey::of_members(&all, Contracts::all(true));
         let payload = params.payload(key, &all);
         let plan = Plan {
             payload: payload.clone(),
