@@ -100,7 +100,7 @@ impl<H: Host> Sender<H> {
             }
             Input::Rechecked(found) => self.learn_nonces(found),
             Input::Confirmed(found) => self.on_confirmed(now, found),
-            Input::Payments(found) => self.on_payments(now, found),
+            Input::Payments(found) if H::HAS_LEDGER => self.on_payments(now, found),
             Input::Gaps(found) => {
                 self.under_way.gaps = false;
                 for (user, _) in &found {
@@ -116,7 +116,8 @@ impl<H: Host> Sender<H> {
             | Input::Suggested(_)
             | Input::Contracts { .. }
             | Input::LeftOut(_)
-            | Input::Fetched { .. } => {}
+            | Input::Fetched { .. }
+            | Input::Payments(_) => {}
         }
     }
 

@@ -45,6 +45,10 @@ impl<H: Host> Sender<H> {
         reason: Reason,
         detail: Option<&str>,
     ) -> Vec<RequestId> {
+        if !H::HAS_LEDGER {
+            // A page has no tokens.
+            return ids;
+        }
         ids.retain(|id| {
             let request = self.queue.get(*id).map(|entry| &entry.request);
             let Some(request) = request.filter(|request| request.payment().is_some()) else { return true };
@@ -61,7 +65,7 @@ impl<H: Host> Sender<H> {
     /// Asks what became of payments that are to end.
     pub fn look_at_payments(&mut self) {
         let Some(final_block) = self.head.and_then(|head| head.final_block) else { return };
-        if self.unread.is_empty() || self.under_way.payments || self.is_stopping {
+        if !H::HAS_LEDGER || self.unread.is_empty() || self.under_way.payments || self.is_stopping {
             return;
         }
         let known = |id: RequestId| Some((id, self.queue.get(id)?.request.payment()?));

@@ -20,6 +20,9 @@ use crate::{
     table::Table,
 };
 
+/// False in a module for browsers, which has no tokens and so never more than one payment: the code is left out.
+const IS_SHARED: bool = cfg!(not(target_arch = "wasm32"));
+
 impl VehicleKey {
     /// Vehicle of `request`. It shares a transaction only through a contract whose code was seen (`contracts`): a
     /// transaction to an address without code succeeds and does nothing, and the value is lost.
@@ -43,7 +46,7 @@ impl VehicleKey {
 
     /// Gas beside the intrinsic one that gives every member its own, at any position.
     pub(in crate::request) fn execution_gas(self, params: &VehicleParams, members: &[Arc<VerifiedRequest>]) -> u64 {
-        if self.caps_members() && members.len() > 1 {
+        if IS_SHARED && self.caps_members() && members.len() > 1 {
             return capped_calls::gas_limit(members.iter().map(|member| (member.gas(), member.data().len() as u64)));
         }
         let overhead = self.overhead_gas(params);
@@ -69,7 +72,7 @@ impl VehicleKey {
                 let Some(multicall3) = params.multicall3 else { unreachable!("chosen only where its code was seen") };
                 (multicall3, call::batch(kinds.filter_map(RequestKind::as_call)))
             }
-            Self::Payments if members.len() > 1 => {
+            Self::Payments if IS_SHARED && members.len() > 1 => {
                 let calls = members.iter().map(|member| (member.target(), member.gas(), member.data()));
                 (capped_calls::ADDRESS, authorization::batch(calls))
             }
