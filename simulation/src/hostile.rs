@@ -234,6 +234,8 @@ pub struct Hostility {
     pub adds_signer: bool,
     /// True if the keys are elsewhere: asked, and not always answering.
     pub asks_signers: bool,
+    /// True if the first of several keys never signs.
+    pub has_dead_signer: bool,
 }
 
 impl Hostility {
@@ -264,6 +266,7 @@ impl Hostility {
         removes_signer: false,
         adds_signer: false,
         asks_signers: false,
+        has_dead_signer: false,
     };
 }
 

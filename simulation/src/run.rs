@@ -347,8 +347,11 @@ fn config(world: &Shared, spec: ChainSpec) -> RelayConfig {
     if (locked.is_signer_removed || locked.is_signer_missing) && keys.len() > 1 {
         keys.pop();
     }
-    for key in keys {
-        let asked = plan.hostility.asks_signers.then(|| elsewhere(key.clone(), world));
+    let identity = plan.hostility.asks_signers.then(|| keys.last().cloned()).flatten();
+    let has_dead = plan.hostility.has_dead_signer && keys.len() > 1;
+    for (place, key) in keys.into_iter().enumerate() {
+        let is_dead = has_dead && place == 0;
+        let asked = plan.hostility.asks_signers.then(|| elsewhere(key.clone(), world, is_dead));
         setup = setup.signer_for(asked.unwrap_or_else(|| key.into()), ["alpha", "beta"]);
     }
     setup.forwarders = vec![ForwarderSetup::new(FORWARDER)];
@@ -385,6 +388,9 @@ fn config(world: &Shared, spec: ChainSpec) -> RelayConfig {
     }
     let mut config =
         builder.database("nowhere").max_within(Duration::from_secs(3_600)).build().expect("a valid configuration");
+    if let Some(key) = identity {
+        config.identity = elsewhere(key, world, false);
+    }
     config.group_commit = GroupCommitConfig::default().with(|it| {
         it.queue_len = 256;
         it.max_group = 64;

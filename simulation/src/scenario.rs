@@ -509,6 +509,7 @@ impl Scenario {
                 plan.faults.crashes = 2;
                 plan.faults.reorgs = 2;
                 plan.hostility.asks_signers = true;
+                plan.hostility.has_dead_signer = second.below(2) == 0;
             }
             _ => {
                 plan.must_land = false;

@@ -14,6 +14,7 @@ const ORDER: U256 = U256::from_limbs([0xbfd2_5e8c_d036_4141, 0xbaae_dce6_af48_a0
 struct Elsewhere {
     key: LocalSigner,
     world: Shared,
+    is_dead: bool,
 }
 
 impl fmt::Debug for Elsewhere {
@@ -23,8 +24,8 @@ impl fmt::Debug for Elsewhere {
 }
 
 /// The key as one that is asked.
-pub(crate) fn elsewhere(key: LocalSigner, world: &Shared) -> AccountKey {
-    AccountKey::asking(Elsewhere { key, world: world.clone() }).within(Duration::from_secs(2))
+pub(crate) fn elsewhere(key: LocalSigner, world: &Shared, is_dead: bool) -> AccountKey {
+    AccountKey::asking(Elsewhere { key, world: world.clone(), is_dead }).within(Duration::from_secs(2))
 }
 
 #[async_trait]
@@ -34,6 +35,9 @@ impl Signer for Elsewhere {
     }
 
     async fn sign(&self, digest: B256) -> Result<Signature, Box<dyn Error + Send + Sync>> {
+        if self.is_dead {
+            return Err("access is denied".into());
+        }
         let (pause, fate) = {
             let mut world = lock(&self.world);
             let is_calm = world.is_calm;

@@ -6,7 +6,7 @@
 #[non_exhaustive]
 #[repr(u8)]
 pub enum Protection {
-    /// Nothing is broadcast before its bytes are durable (I2). Without the switch the types enforce it.
+    /// Nothing is broadcast before its bytes are durable (I2). Without the switch a type and a test enforce it.
     #[cfg(feature = "simulation")]
     PersistFirst,
     /// Receipts are polled for every attempt, not only the newest (I3).

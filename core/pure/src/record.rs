@@ -36,6 +36,7 @@ impl<T> Durable<T> {
 
     /// For ledgers only, after a commit with an fsync, or when reading back what was committed. A test of this
     /// repository finds it nowhere else.
+    #[doc(hidden)]
     pub const fn committed(value: T) -> Self {
         Self(value)
     }

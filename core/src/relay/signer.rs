@@ -194,6 +194,14 @@ impl AccountKey {
         }
     }
 
+    /// Longest time until it answers.
+    pub(in crate::relay) const fn time_limit(&self) -> Duration {
+        match &self.0 {
+            Kept::Here(_) => Duration::ZERO,
+            Kept::Elsewhere { within, .. } => *within,
+        }
+    }
+
     /// The key, if it is in memory.
     pub(in crate::relay) const fn local(&self) -> Option<&LocalSigner> {
         match &self.0 {

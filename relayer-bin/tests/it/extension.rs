@@ -17,19 +17,27 @@ use slackwater::{
 use slackwater_benches::{Anvil, Node, Result, wallet::Crowd, world::World};
 use tempfile::TempDir;
 
-/// A key in another process: it takes its time, and of every eight answers one is an error, one never comes, and one is
-/// another key's.
+/// Reliability of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answers {
+    Always,
+    /// Of every eight answers one is an error, one never comes, and one is another key's.
+    Mostly,
+    Never,
+}
+
+/// A key in another process, which takes its time.
 #[derive(Debug)]
 struct Elsewhere {
     key: LocalSigner,
     calls: AtomicU64,
-    fails: bool,
+    answers: Answers,
 }
 
 impl Elsewhere {
-    fn asked(secret: &[u8; 32], fails: bool) -> AccountKey {
+    fn asked(secret: &[u8; 32], answers: Answers) -> AccountKey {
         let key = LocalSigner::from_bytes(secret).expect("a key");
-        AccountKey::asking(Self { key, calls: AtomicU64::new(0), fails }).within(Duration::from_millis(300))
+        AccountKey::asking(Self { key, calls: AtomicU64::new(0), answers }).within(Duration::from_millis(300))
     }
 }
 
@@ -42,9 +50,10 @@ impl Signer for Elsewhere {
     async fn sign(&self, digest: B256) -> std::result::Result<Signature, Box<dyn Error + Send + Sync>> {
         tokio::time::sleep(Duration::from_millis(20)).await;
         match self.calls.fetch_add(1, Ordering::Relaxed) % 8 {
-            0 if self.fails => Err("the session is over".into()),
-            3 if self.fails => future::pending().await,
-            5 if self.fails => Ok(self.key.sign(!digest)),
+            _ if self.answers == Answers::Never => Err("access is denied".into()),
+            0 if self.answers == Answers::Mostly => Err("the session is over".into()),
+            3 if self.answers == Answers::Mostly => future::pending().await,
+            5 if self.answers == Answers::Mostly => Ok(self.key.sign(!digest)),
             _ => Ok(self.key.sign(digest)),
         }
     }
@@ -65,25 +74,26 @@ impl AdmissionHook for Screening {
     }
 }
 
-/// Everything is executed once, though the keys often fail; who is refused is not; and the stream of events has no gap and
+/// Everything is executed once, though the keys often fail, and the first lane's always; who is refused is not; and the stream of events has no gap and
 /// ends with the relay.
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_elsewhere_and_a_second_opinion() -> Result<()> {
     let anvil = Anvil::builder().arg("--block-time").arg("0.25").spawn().await?;
     let node = Node::new(anvil.url())?;
-    let world = World::deploy(&node, 2).await?;
+    let world = World::deploy(&node, 3).await?;
     let mut crowd = Crowd::new(&world, 6);
     let (signed, refused) = (crowd.marks(60), crowd.users[5].account.address);
     let dir = TempDir::new().expect("a folder");
     let mut chain =
         ChainSetup::new(ChainSpec::preset("anvil").expect("a preset")).rpc(anvil.url()).forwarder(world.forwarder);
-    for account in &world.relayers {
-        chain = chain.signer(Elsewhere::asked(&account.secret_bytes(), true));
+    for (place, account) in world.relayers.iter().enumerate() {
+        let answers = if place == 0 { Answers::Never } else { Answers::Mostly };
+        chain = chain.signer(Elsewhere::asked(&account.secret_bytes(), answers));
     }
     chain.tuning.batch.max_batch = 5;
     let relay = Relay::builder()
         .chain(chain)
-        .identity(Elsewhere::asked(&[0x21; 32], false))
+        .identity(Elsewhere::asked(&[0x21; 32], Answers::Always))
         .admission_hook(Screening(refused), Duration::from_secs(1))
         .database(dir.path().join("ledger.db"));
     let relay = relay.start().await.expect("it starts");
@@ -127,6 +137,8 @@ async fn keys_elsewhere_and_a_second_opinion() -> Result<()> {
         sum
     };
     assert_eq!(transactions, ended.len() as u64, "{ended:?}");
+    let lanes = relay.lanes();
+    assert!(lanes[0].paused.as_deref().is_some_and(|why| why.contains("does not sign")), "{lanes:?}");
     let again = desk.submit(submissions[0].clone()).await.expect("the first answer");
     assert!(again.is_duplicate());
 

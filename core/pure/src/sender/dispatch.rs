@@ -81,7 +81,7 @@ impl<H: Host> Sender<H> {
         }
         for index in 0..self.lanes.len() {
             let lane = &self.lanes[index];
-            if lane.is_simulating || !lane.has_signer || lane.machine.ready().is_err() {
+            if lane.is_simulating || !lane.has_signer || lane.is_resting(head) || lane.machine.ready().is_err() {
                 continue;
             }
             // No node could simulate its selection at this head; one may at the next.

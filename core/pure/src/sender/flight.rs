@@ -207,6 +207,10 @@ pub struct SenderLane {
     pub is_simulating: bool,
     /// Head at which no node could simulate any member of the lane's selection; `None` if there was none.
     pub blind_at: Option<u64>,
+    /// Times in a row that its key did not sign a new transaction.
+    pub unsigned: u32,
+    /// Head number until which its key is spared after that; `None` if it signs.
+    pub rests_until: Option<u64>,
 }
 
 impl SenderLane {
@@ -219,7 +223,23 @@ impl SenderLane {
         durable: Map<AttemptKey, Durable<AttemptRecord>>,
     ) -> Self {
         let signed = Map::new();
-        Self { machine, has_signer, params, flights, signed, durable, is_simulating: false, blind_at: None }
+        Self {
+            machine,
+            has_signer,
+            params,
+            flights,
+            signed,
+            durable,
+            is_simulating: false,
+            blind_at: None,
+            unsigned: 0,
+            rests_until: None,
+        }
+    }
+
+    /// True while its key is spared.
+    pub fn is_resting(&self, head: Option<u64>) -> bool {
+        self.rests_until.is_some_and(|until| head.is_none_or(|head| head < until))
     }
 
     /// Outcomes of a mined transaction for the present members of its nonce. Members of an earlier content learn theirs

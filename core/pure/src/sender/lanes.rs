@@ -41,6 +41,9 @@ const fn reason_of(class: RpcErrorClass) -> Option<Reason> {
     }
 }
 
+/// A key that does not sign is spared for at most 2 to this power heads.
+const MAX_REST_DOUBLINGS: u32 = 6;
+
 impl<H: Host> Sender<H> {
     /// Executes the lane's commands until there are none left.
     pub fn drain(&mut self, index: usize) {
@@ -58,7 +61,7 @@ impl<H: Host> Sender<H> {
                 if self.lanes[index].has_signer {
                     self.command(Command::Sign { lane: index, key, tx: Box::new(tx) });
                 } else {
-                    self.abandon(now, index, key, Vec::new());
+                    self.abandon(now, index, key, Vec::new(), false);
                 }
             }
             LaneCommand::Persist { key } => self.persist(now, index, key),
@@ -157,7 +160,12 @@ impl<H: Host> Sender<H> {
         signed: Option<(B256, Bytes)>,
     ) {
         let Some(lane) = self.lanes.get_mut(index) else { return };
-        let Some((hash, raw)) = signed else { return self.abandon(now, index, key, Vec::new()) };
+        if !lane.machine.holds(key.nonce) {
+            // Its nonce is final already.
+            return;
+        }
+        let Some((hash, raw)) = signed else { return self.on_unsigned(now, index, key) };
+        (lane.unsigned, lane.rests_until) = (0, None);
         let record = AttemptRecord {
             batch: lane.batch_id(key.nonce),
             index: key.index,
@@ -171,8 +179,22 @@ impl<H: Host> Sender<H> {
         self.lane_event(now, index, Event::Signed { key, hash });
     }
 
-    /// An attempt was not signed, or not committed: nothing of it is durable. Members in `ended` had ended before.
-    fn abandon(&mut self, now: Timestamp, index: usize, key: AttemptKey, ended: Vec<RequestId>) {
+    /// The lane's key did not sign. It is spared for a head, then for two, four and so on, while other lanes send what it was to
+    /// send (invariant I14).
+    fn on_unsigned(&mut self, now: Timestamp, index: usize, key: AttemptKey) {
+        let head = self.head.map(|head| head.number);
+        let lane = &mut self.lanes[index];
+        lane.unsigned = lane.unsigned.saturating_add(1);
+        let heads = 1 << (lane.unsigned - 1).min(MAX_REST_DOUBLINGS);
+        lane.rests_until = head.map(|head| head.saturating_add(heads));
+        let has_other = self.lanes.iter().any(|lane| lane.has_signer && !lane.is_resting(head));
+        self.abandon(now, index, key, Vec::new(), has_other);
+        self.dispatch(now);
+    }
+
+    /// An attempt was not signed, or not committed: nothing of it is durable. Members in `ended` had ended before. `at_once`:
+    /// the others need not wait for the next block.
+    fn abandon(&mut self, now: Timestamp, index: usize, key: AttemptKey, ended: Vec<RequestId>, at_once: bool) {
         self.is_loosened = true;
         let lane = &mut self.lanes[index];
         lane.machine.handle_event(now, Event::Abandoned { key });
@@ -186,10 +208,10 @@ impl<H: Host> Sender<H> {
             // Nothing of it is durable, so its members are free again. If some had ended, the others go on at
             // once without them; otherwise they wait for the next block, or a lasting refusal would be retried
             // in a loop.
-            let is_without_them = !ended.is_empty();
+            let goes_on = at_once || !ended.is_empty();
             ended.into_iter().for_each(|id| self.forget_withdrawn(id));
             for id in flight.ids() {
-                match is_without_them {
+                match goes_on {
                     true => self.queue.put_back(id),
                     false => self.held.push(id),
                 }
@@ -355,7 +377,7 @@ impl<H: Host> Sender<H> {
                 }
                 lane.machine.handle_event(now, Event::Persisted { key });
             }
-            None => self.abandon(now, index, key, ended),
+            None => self.abandon(now, index, key, ended, false),
         }
         self.drain(index);
         self.dispatch(now);

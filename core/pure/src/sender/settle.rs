@@ -478,7 +478,10 @@ impl<H: Host> Sender<H> {
         let free = tenant.map_or(U256::MAX, |tenant| self.books.free(tenant, chain_id, now));
         let (parts, value_wei, account, owner) = match kind {
             AttemptKind::Payload => {
-                let culprit = culprit.or_else(|| lone_culprit(outcomes, receipt.is_success));
+                // Where each one's gas is capped, being skipped says nothing about it.
+                let is_telling = outcomes.len() == 1 || !flight.key.caps_members();
+                let lone = || lone_culprit(outcomes, receipt.is_success).filter(|_| is_telling);
+                let culprit = culprit.or_else(lone);
                 let base_gas = self.facts.params.schedule.tx_base_gas;
                 let parts = attribute(receipt, base_gas, &payers, culprit, free);
                 let account = match tenant {

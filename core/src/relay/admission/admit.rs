@@ -301,7 +301,15 @@ impl Halted {
 
     fn note(&mut self, line: Option<Line>, error: &SubmitError) {
         if let Some(line) = line
-            && matches!(error, SubmitError::RateLimited { .. } | SubmitError::Open(_) | SubmitError::Budget(_))
+            && matches!(
+                error,
+                SubmitError::RateLimited { .. }
+                    | SubmitError::Open(_)
+                    | SubmitError::Budget(_)
+                    | SubmitError::Denied { .. }
+                    | SubmitError::HookUnavailable { .. }
+                    | SubmitError::Unsigned
+            )
         {
             self.0.entry(line).or_insert_with(|| error.clone());
         }
@@ -398,7 +406,8 @@ impl Admission {
         let Some(tenant) = self.tenants.get(tenant) else {
             return vec![Err(SubmitError::UnknownTenant(tenant.to_owned())); count];
         };
-        let limit = self.accept_timeout;
+        // For the commit; hook and identity have limits of their own.
+        let limit = self.accept_timeout.saturating_add(self.asking_time(count));
         let (is_shared, group) = (self.tenants.is_shared(), self.group.clone());
         let mut submitted = tokio::spawn(self.submit_to_end(tenant, items, submitted_by));
         let answered = loop {
@@ -443,6 +452,7 @@ impl Admission {
         let seen = self.check_nonces(&tenant, &mut prepared).await;
         self.ask_hook(&tenant, submitted_by.as_ref(), &mut prepared).await;
         self.sign_promises(&mut prepared).await;
+        let now = self.check_time(&tenant, &mut prepared, now);
         let mut writes = Vec::with_capacity(prepared.len());
         let mut waiting = Vec::with_capacity(prepared.len());
         let mut undecided: Vec<Option<Undecided>> = lines.iter().map(|_| None).collect();
@@ -578,6 +588,34 @@ impl Admission {
         }
     }
 
+    /// Longest time that hook and identity may take for `count` requests.
+    fn asking_time(&self, count: usize) -> Duration {
+        let rounds = |at_once: usize| u32::try_from(count.div_ceil(at_once)).unwrap_or(u32::MAX);
+        let hook = self.hook.as_ref().map_or(Duration::ZERO, |hook| hook.longest(count));
+        hook.saturating_add(self.identity.time_limit().saturating_mul(rounds(PROMISES_AT_ONCE)))
+    }
+
+    /// Refuses requests for which hook and identity took too long, or during whose wait acceptance was paused. Returns the
+    /// time.
+    fn check_time(&self, tenant: &Tenant, prepared: &mut [Undecided], before: Timestamp) -> Timestamp {
+        if self.hook.is_none() && self.identity.local().is_some() {
+            return before;
+        }
+        let (now, pauses) = (clock::now(), self.pauses.current());
+        for item in prepared.iter_mut() {
+            let Ok(prepared) = &*item else { continue };
+            let (deadline, guard) = (prepared.request.deadline(), prepared.chain.tuning.admission.min_slack);
+            let paused = pauses.of(&tenant.policy.id, prepared.chain.spec.chain_id).map(SubmitError::Paused);
+            let is_late = deadline < now.saturating_add(guard);
+            let late = is_late.then(|| {
+                let (slack_ms, guard_ms) = (crate::time::millis(deadline.since(now)), crate::time::millis(guard));
+                VerifyError::DeadlineUnreachable { slack_ms, guard_ms }.into()
+            });
+            refuse(item, paused.or(late));
+        }
+        now
+    }
+
     /// Has the promises signed by an identity that is not in memory.
     async fn sign_promises(&self, prepared: &mut [Undecided]) {
         if self.identity.local().is_some() {
@@ -589,7 +627,12 @@ impl Admission {
         for (item, signed) in prepared.iter_mut().filter(|item| item.is_ok()).zip(signed) {
             match (&mut *item, signed) {
                 (Ok(item), Ok(signature)) => item.promise_signature = signature.as_bytes().into(),
-                (_, signed) => refuse(item, signed.err().map(SubmitError::Unsigned)),
+                (_, Err(error)) => {
+                    tracing::warn!(identity = %self.identity.address(), %error, "a promise was not signed");
+                    metrics::counter!("slackwater_sign_failures_total", "chain_id" => "identity").increment(1);
+                    refuse(item, Some(SubmitError::Unsigned));
+                }
+                (Err(_), Ok(_)) => {}
             }
         }
     }

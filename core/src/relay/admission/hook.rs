@@ -24,7 +24,7 @@ const AT_ONCE: usize = 64;
 /// [`conformance::admission_hook`](crate::conformance::admission_hook) tests an implementation.
 #[async_trait]
 pub trait AdmissionHook: fmt::Debug + Send + Sync + 'static {
-    /// Decides on one request. The future is dropped where the caller's time is over.
+    /// Decides on one request. The future is dropped when its time is over.
     ///
     /// # Errors
     /// [`Denied`] refuses the request.
@@ -89,6 +89,11 @@ pub struct HookSetup {
 }
 
 impl HookSetup {
+    /// Longest time that answers for `count` requests take.
+    pub(in crate::relay) fn longest(&self, count: usize) -> Duration {
+        self.within.saturating_mul(u32::try_from(count.div_ceil(AT_ONCE)).unwrap_or(u32::MAX))
+    }
+
     /// One answer for each request, in order.
     pub(in crate::relay) async fn ask(&self, asked: Vec<AdmissionRequest>) -> Vec<Result<(), SubmitError>> {
         futures_util::stream::iter(asked).map(|asked| self.ask_one(asked)).buffered(AT_ONCE).collect().await

@@ -46,6 +46,8 @@ impl ChainService {
                 balance_wei: lane.machine.balance(),
                 paused: if !lane.has_signer {
                     Some("watched only: its signer is not configured".to_owned())
+                } else if lane.unsigned > 0 {
+                    Some(format!("its key does not sign: {} times in a row", lane.unsigned))
                 } else if self.is_poor(lane) {
                     Some("underfunded".to_owned())
                 } else if let Some(Blockage { nonce, trouble }) = lane.machine.blockage() {

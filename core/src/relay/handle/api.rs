@@ -333,9 +333,15 @@ impl Relay {
     /// that replaces it, is final. A missed promise is reported at once
     /// ([`Reason::PromiseMissed`](crate::request::Reason::PromiseMissed)).
     pub async fn wait(&self, id: RequestId, until: WaitFor) -> Result<RequestRecord, WaitError> {
+        let record = self.inner.ledger.request(id).await?.ok_or(WaitError::Unknown(id))?;
+        self.wait_for(record, until).await
+    }
+
+    /// As [`Self::wait`], for the request of this record, whoever has its id by now.
+    pub(super) async fn wait_for(&self, record: RequestRecord, until: WaitFor) -> Result<RequestRecord, WaitError> {
         let mut events = self.subscribe();
-        let ledger = &*self.inner.ledger;
-        let mut record = ledger.request(id).await?.ok_or(WaitError::Unknown(id))?;
+        let (ledger, id) = (&*self.inner.ledger, record.id);
+        let mut record = acceptance::now(ledger, record).await?.ok_or(WaitError::Unknown(id))?;
         loop {
             let is_there =
                 record.status.is_terminal() || (until == WaitFor::Included && record.status == Status::Included);

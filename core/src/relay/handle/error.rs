@@ -5,7 +5,6 @@ use std::time::Duration;
 use crate::{
     ledger::LedgerError,
     policy::{BudgetError, OpenError, PauseScope, PolicyDenial},
-    relay::signer::SignFault,
     request::{RequestId, Status, VerifyError},
 };
 
@@ -175,9 +174,9 @@ pub enum SubmitError {
         /// The problem.
         detail: String,
     },
-    /// The identity's [`Signer`](crate::Signer) did not sign the promise.
-    #[error("the promise could not be signed: {0}")]
-    Unsigned(SignFault),
+    /// The identity's [`Signer`](crate::Signer) did not sign the promise; its reason is in the log.
+    #[error("the promise could not be signed")]
+    Unsigned,
     /// The relay is shutting down.
     #[error("relay is shutting down")]
     ShuttingDown,
@@ -192,7 +191,7 @@ impl SubmitError {
             | Self::ChainUnavailable { .. }
             | Self::ShuttingDown
             | Self::HookUnavailable { .. }
-            | Self::Unsigned(_)
+            | Self::Unsigned
             | Self::Paused(_)
             | Self::Budget(_) => true,
             Self::Ledger(error) => error.is_retryable() || error.is_ambiguous(),
@@ -210,7 +209,7 @@ impl SubmitError {
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::RateLimited { retry_after, .. } | Self::ChainUnavailable { retry_after, .. } => Some(*retry_after),
-            Self::Ledger(_) | Self::ShuttingDown | Self::Open(_) | Self::HookUnavailable { .. } | Self::Unsigned(_) => {
+            Self::Ledger(_) | Self::ShuttingDown | Self::Open(_) | Self::HookUnavailable { .. } | Self::Unsigned => {
                 Some(Duration::from_secs(1))
             }
             Self::Paused(_) => Some(PAUSED_RETRY),
@@ -246,7 +245,7 @@ impl SubmitError {
             Self::Ledger(_) => "storage_unavailable",
             Self::Denied { .. } => "denied_by_hook",
             Self::HookUnavailable { .. } => "hook_unavailable",
-            Self::Unsigned(_) => "identity_unavailable",
+            Self::Unsigned => "identity_unavailable",
             Self::ShuttingDown => "shutting_down",
         }
     }

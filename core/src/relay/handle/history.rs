@@ -6,6 +6,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use futures_util::{Stream, StreamExt as _};
@@ -25,6 +26,9 @@ use crate::{
 
 /// Most events read from the ledger at a time.
 const PAGE: usize = 256;
+
+/// Wait after the ledger could not be read.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// What the ledger holds: made by [`Relay::history`].
 #[derive(Debug, Clone)]
@@ -149,8 +153,8 @@ impl History {
     }
 }
 
-/// Events in order and without gaps: made by [`History::follow`]. An item is an error if the ledger could not be read; the
-/// next one tries again from the same place. [`LedgerError::Closed`] is the last item: the relay stopped before everything
+/// Events in order and without gaps: made by [`History::follow`]. An item is an error if the ledger could not be read, a
+/// second after that; the next one tries again from the same place. [`LedgerError::Closed`] is the last item: the relay stopped before everything
 /// was read.
 pub struct EventStream(Pin<Box<dyn Stream<Item = Result<EventRecord, LedgerError>> + Send>>);
 
@@ -208,6 +212,9 @@ impl Feed {
                     }
                     Err(error) => {
                         self.is_over = matches!(error, LedgerError::Closed);
+                        if !self.is_over {
+                            tokio::time::sleep(RETRY).await;
+                        }
                         return Some((Err(error), self));
                     }
                 }

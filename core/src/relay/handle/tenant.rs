@@ -133,12 +133,13 @@ impl Accepted {
         self.acceptance.is_duplicate
     }
 
-    /// Waits until the request is in a block, or has ended: [`Relay::wait`].
+    /// Waits until the request is in a block, or has ended: [`Relay::wait`]. It is this request even if another tenant has
+    /// submitted the same signed one since. The relay runs at least as long as the wait.
     ///
     /// # Errors
     /// [`WaitError`].
     pub async fn wait(&self, until: WaitFor) -> Result<RequestRecord, WaitError> {
         let inner = self.relay.upgrade().ok_or(WaitError::ShuttingDown)?;
-        Relay { inner }.wait(self.id(), until).await
+        Relay { inner }.wait_for(self.record().clone(), until).await
     }
 }
