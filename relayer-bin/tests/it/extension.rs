@@ -11,8 +11,8 @@ use std::{
 use alloy_primitives::{Address, B256, Signature};
 use async_trait::async_trait;
 use slackwater::{
-    AccountKey, AdmissionHook, AdmissionRequest, ChainSetup, ChainSpec, Denied, EventRecord, LocalSigner, Relay,
-    Signer, Status, Submission, WaitFor,
+    AccountKey, AdmissionHook, AdmissionRequest, ChainSetup, ChainSpec, Denied, EventRecord, LocalSigner, PauseScope,
+    Relay, Signer, Status, Submission, TenantPolicy, WaitFor,
 };
 use slackwater_benches::{Anvil, Node, Result, wallet::Crowd, world::World};
 use tempfile::TempDir;
@@ -147,5 +147,75 @@ async fn keys_elsewhere_and_a_second_opinion() -> Result<()> {
     let numbers: Vec<u64> = seen.iter().map(|event| event.seq).collect();
     assert_eq!(numbers, (1..=seen.len() as u64).collect::<Vec<_>>(), "a gap");
     assert_eq!(seen.iter().filter(|event| event.status == Status::Finalized).count(), 50);
+    Ok(())
+}
+
+/// Refuses one nonce, and takes its time.
+#[derive(Debug)]
+struct Slow(u64);
+
+#[async_trait]
+impl AdmissionHook for Slow {
+    async fn admit(&self, asked: &AdmissionRequest) -> std::result::Result<(), Denied> {
+        let nonce = asked.kind.as_forward().map(|forward| forward.nonce.saturating_to::<u64>());
+        if nonce == Some(self.0) {
+            return Err(Denied::new("not this one"));
+        }
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        Ok(())
+    }
+}
+
+/// After a slow opinion the promise must still be possible, and acceptance not paused; a refusal stops the signer's later
+/// nonces, which would wait behind a gap; and a tenant that waits sees its own request, whoever has its id by then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_opinion_promises_nothing_that_is_over() -> Result<()> {
+    let anvil = Anvil::builder().arg("--block-time").arg("0.25").spawn().await?;
+    let world = World::deploy(&Node::new(anvil.url())?, 1).await?;
+    let mut crowd = Crowd::new(&world, 1);
+    let forwards: Vec<_> = (0..8).map(|_| crowd.mark(0).forward).collect();
+    let dir = TempDir::new().expect("a folder");
+    let key = LocalSigner::from_bytes(&world.relayers[0].secret_bytes()).expect("a key");
+    let chain = ChainSetup::new(ChainSpec::preset("anvil").expect("a preset"));
+    let chain = chain.rpc(anvil.url()).forwarder(world.forwarder).signer(key);
+    let open = |id: &str| TenantPolicy::new(id).with(|it| it.is_open = true);
+    let relay = Relay::builder().chain(chain).tenant(open("shop")).tenant(open("bank"));
+    let relay = relay.admission_hook(Slow(2), Duration::from_secs(3)).database(dir.path().join("ledger.db"));
+    let relay = relay.start().await.expect("it starts");
+    let (shop, bank) = (relay.tenant("shop"), relay.tenant("bank"));
+    let submission = |nonce: usize| Submission::forward(31_337, forwards[nonce].clone());
+    let code = |answer: std::result::Result<slackwater::Accepted, slackwater::SubmitError>| {
+        answer.map_or_else(|error| error.code(), |_| "accepted")
+    };
+
+    // In time at the door, too late after the opinion.
+    let slack = relay.chains()[0].guard_ms + 1_000;
+    let late = shop.submit(submission(0).within(Duration::from_millis(slack))).await;
+    assert_eq!(code(late), "deadline_unreachable");
+
+    let paused = tokio::spawn({
+        let (shop, submission) = (shop.clone(), submission(0));
+        async move { shop.submit(submission).await }
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    relay.pause(&PauseScope::Tenant("shop".to_owned()), "test").await.expect("it pauses");
+    assert_eq!(code(paused.await.expect("no panic")), "paused");
+    relay.resume(&PauseScope::Tenant("shop".to_owned()), "test").await.expect("it resumes");
+    let nothing = relay.history().requests(&slackwater::RequestFilter { limit: 9, ..Default::default() }).await;
+    assert!(nothing.expect("it reads").is_empty(), "nothing of it is kept");
+
+    // Nonces 1 to 4, of which 2 is refused.
+    let answers = shop.submit_many((1..5).map(submission).collect()).await;
+    let codes: Vec<_> = answers.into_iter().map(code).collect();
+    assert_eq!(codes, ["accepted", "denied_by_hook", "denied_by_hook", "denied_by_hook"]);
+
+    // Behind a gap, so that it waits; withdrawn, and submitted by another tenant.
+    let mine = shop.submit(submission(6)).await.expect("accepted");
+    shop.cancel(mine.id()).await.expect("it waits");
+    let theirs = bank.submit(submission(6)).await.expect("accepted");
+    assert_eq!(theirs.id(), mine.id());
+    let seen = mine.wait(WaitFor::Terminal).await.expect("its own end");
+    assert_eq!((seen.tenant.as_str(), seen.status), ("shop", Status::Cancelled));
+    relay.shutdown().await;
     Ok(())
 }

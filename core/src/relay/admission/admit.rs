@@ -629,7 +629,7 @@ impl Admission {
                 (Ok(item), Ok(signature)) => item.promise_signature = signature.as_bytes().into(),
                 (_, Err(error)) => {
                     tracing::warn!(identity = %self.identity.address(), %error, "a promise was not signed");
-                    metrics::counter!("slackwater_sign_failures_total", "chain_id" => "identity").increment(1);
+                    metrics::counter!("slackwater_unsigned_promises_total").increment(1);
                     refuse(item, Some(SubmitError::Unsigned));
                 }
                 (Err(_), Ok(_)) => {}

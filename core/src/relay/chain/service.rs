@@ -533,7 +533,8 @@ impl ChainService {
         }
     }
 
-    /// Has a transaction signed by a key that is not in memory. After a failure its requests wait for the next block.
+    /// Has a transaction signed by a key that is not in memory. After a failure its requests go to another
+    /// lane, or wait for the next block.
     fn ask_signer(&mut self, signer: AccountKey, lane: usize, key: AttemptKey, tx: Box<TxToSign>) {
         let chain_id = self.chain_id();
         let lost = {
