@@ -80,7 +80,7 @@ pub mod tuning {
         request::Unsimulated,
         sender::tuning::{
             AdmissionTuning, BatchTuning, ChainTuning, FeeTuning, ForecastTuning, HeadTuning, LaneTuning, MarketTuning,
-            RetryTuning, RpcTuning, SimulationTuning, TimingMode, TimingTuning,
+            QueueTuning, RetryTuning, RpcTuning, SimulationTuning, TimingMode, TimingTuning,
         },
     };
 }

@@ -98,6 +98,20 @@ impl Ledger for FaultyLedger {
         self.inner.request(id).await
     }
 
+    async fn requests_by_id(&self, ids: &[RequestId]) -> Result<Vec<RequestRecord>, LedgerError> {
+        let (is_refused, wait) = {
+            let mut world = lock(&self.world);
+            world.count("payloads read");
+            let chance = world.faults.storage_errors;
+            (world.rng.permille(chance), world.rng.within(1, 8))
+        };
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        match is_refused {
+            true => Err(LedgerError::Storage("read error".to_owned().into())),
+            false => self.inner.requests_by_id(ids).await,
+        }
+    }
+
     async fn requests(&self, filter: &RequestFilter) -> Result<Vec<RequestRecord>, LedgerError> {
         self.inner.requests(filter).await
     }

@@ -19,8 +19,9 @@ fn main() -> ExitCode {
     let is_wanted = |scenario: &Scenario| {
         wanted.as_ref().is_some_and(|wanted| format!("{scenario:?}").eq_ignore_ascii_case(wanted))
     };
-    let scenarios: Vec<Scenario> = match wanted {
+    let scenarios: Vec<Scenario> = match &wanted {
         None => Scenario::ALL.to_vec(),
+        Some(name) if name == "all" => Scenario::ALL.into_iter().chain(Scenario::HOSTILE).collect(),
         Some(_) => Scenario::ALL.into_iter().chain(Scenario::HOSTILE).filter(is_wanted).collect(),
     };
     if scenarios.is_empty() {

@@ -13,7 +13,7 @@ use slackwater_core::{
 use crate::{
     chain::{BURNS, FORWARDER, GOOD, MULTICALL, REVERTS, Signatures, TRAP, op_data},
     hostile::Hostility,
-    rng::Rng,
+    rng::{Rng, mix},
     world::{EPOCH_MS, key},
 };
 
@@ -202,6 +202,8 @@ pub struct Plan {
     pub skew_s: i64,
     /// True if forecasts decide the time of sending.
     pub has_forecast: bool,
+    /// Bytes of payloads in memory from which on requests wait without; `None` for the default.
+    pub payload_memory: Option<usize>,
     /// Largest lag of all nodes but one, ms; 0 for none.
     pub behind_ms: u64,
     /// True if nothing keeps requests from being sent: an executable request that expires has starved.
@@ -255,6 +257,8 @@ impl Plan {
             bump_after: rng.within(1, 3),
             skew_s: 0,
             has_forecast: false,
+            // Not drawn, so that no other choice depends on it.
+            payload_memory: [None, Some(0), Some(2_000)][(mix(seed ^ 0x9a71) % 3) as usize],
             behind_ms: 0,
             is_strict: false,
             watches_money: true,

@@ -339,6 +339,7 @@ fn config(world: &Shared, spec: ChainSpec) -> RelayConfig {
     tuning.fees.fee_history_blocks = 64;
     tuning.admission.min_slack = Duration::from_millis(1_500);
     tuning.timing.mode = if plan.has_forecast { TimingMode::Forecast } else { TimingMode::Immediate };
+    tuning.queue.payload_memory_bytes = plan.payload_memory.unwrap_or(tuning.queue.payload_memory_bytes);
     let chain_id = spec.chain_id;
     let mut setup = ChainSetup::new(spec);
     setup.tuning = tuning;

@@ -1,9 +1,12 @@
 //! `cargo xtask fuzz`: feeds arbitrary input for longer than the tests do.
 
+use std::process::Command;
+
 use anyhow::Result;
 
+use crate::steps::Done;
 use crate::test::cargo;
-use crate::tools::run;
+use crate::tools;
 
 /// Feed arbitrary input to everything that is read from outside.
 ///
@@ -23,7 +26,19 @@ pub(crate) struct Args {
 
 /// Runs `cargo xtask fuzz`.
 pub(crate) fn run_all(args: &Args) -> Result<()> {
+    let mut fuzz = program(args.seconds);
+    fuzz.args(["--seed", &args.seed.to_string()]).args(&args.targets);
+    tools::run(&mut fuzz)
+}
+
+/// All targets, for `seconds` each.
+pub(crate) fn run(seconds: u64) -> Result<Done> {
+    tools::run(&mut program(seconds))?;
+    Ok(Done::Passed)
+}
+
+fn program(seconds: u64) -> Command {
     let mut fuzz = cargo(&["run", "--release", "--locked", "-p", "slackwater-fuzz", "--"]);
-    fuzz.args(["--seconds", &args.seconds.to_string(), "--seed", &args.seed.to_string()]).args(&args.targets);
-    run(&mut fuzz)
+    fuzz.args(["--seconds", &seconds.to_string()]);
+    fuzz
 }

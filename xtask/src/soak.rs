@@ -5,6 +5,7 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 
 use crate::demo::build;
+use crate::steps::Done;
 use crate::test::released;
 use crate::tools::{ANVIL_VAR, anvil, repo_root};
 
@@ -28,12 +29,20 @@ pub(crate) struct Args {
 
 /// Runs `cargo xtask soak`.
 pub(crate) fn run_soak(args: &Args) -> Result<()> {
+    let options = args.options.iter().map(String::as_str);
+    run(&[args.run.as_str()].into_iter().chain(options).collect::<Vec<_>>()).map(drop)
+}
+
+/// One run: its kind and its options.
+pub(crate) fn run(args: &[&str]) -> Result<Done> {
     let anvil = anvil()?;
     build()?;
-    let mut soak = Command::new(released("slackwater-soak")?);
-    soak.arg(&args.run).args(&args.options).env(ANVIL_VAR, anvil).current_dir(repo_root());
-    let status = soak.status()?;
+    let status = Command::new(released("slackwater-soak")?)
+        .args(args)
+        .env(ANVIL_VAR, anvil)
+        .current_dir(repo_root())
+        .status()?;
     // The program has printed its error.
-    ensure!(status.success(), "{} failed: {status}", args.run);
-    Ok(())
+    ensure!(status.success(), "{} failed: {status}", args.join(" "));
+    Ok(Done::Passed)
 }

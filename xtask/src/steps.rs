@@ -44,13 +44,24 @@ pub(crate) enum Done {
 #[derive(Debug)]
 pub(crate) struct Steps {
     only: Vec<String>,
+    is_long: bool,
+    left: Vec<String>,
     results: Vec<(String, Duration, Tally, Option<String>)>,
 }
 
 impl Steps {
-    /// Runs only steps whose name contains one of `only`; all if it is empty.
-    pub(crate) const fn new(only: Vec<String>) -> Self {
-        Self { only, results: Vec::new() }
+    /// Runs only steps whose name contains one of `only`. If it is empty, all, but long ones only if `is_long`.
+    pub(crate) const fn new(only: Vec<String>, is_long: bool) -> Self {
+        Self { only, is_long, left: Vec::new(), results: Vec::new() }
+    }
+
+    /// As [`Self::run`], for a step that takes too long for every change.
+    pub(crate) fn run_long(&mut self, name: &str, step: impl FnOnce() -> Result<Done>) -> Result<()> {
+        if self.only.is_empty() && !self.is_long {
+            self.left.push(name.to_owned());
+            return Ok(());
+        }
+        self.run(name, step)
     }
 
     /// Runs a step, and continues if it fails.
@@ -102,6 +113,9 @@ impl Steps {
                 line += &format!("  ({note})");
             }
             say(&line)?;
+        }
+        if !self.left.is_empty() {
+            say(&format!("left to `cargo xtask test --long`: {}", self.left.join(", ")))?;
         }
         let skipped = if total.skipped > 0 { format!(", {} skipped", total.skipped) } else { String::new() };
         say(&format!("\n{} passed, {} failed{skipped}", total.passed, total.failed))?;

@@ -9,10 +9,12 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::contracts;
 use crate::demo::prerequisites;
+use crate::fuzz;
 use crate::js;
 use crate::postgres::{self, PostgresServer, URL_VAR};
 use crate::python;
 use crate::sim;
+use crate::soak;
 use crate::steps::{Done, Harness, Steps, run_tests, say};
 use crate::supply;
 use crate::tools::{ANVIL_VAR, LocalChain, anvil, repo_root, run, run_node};
@@ -21,12 +23,18 @@ use crate::wasm::{self, Built};
 
 /// Check everything: format, lints, documentation, dependencies, contracts, tests, a short load.
 ///
+/// With `--long` also what takes too long for every change: 20 000 seeds of all simulated scenarios, kills under load,
+/// arbitrary input for a minute per target, the pure core's tests with the features of browsers.
+///
 /// Continues after a failure, sums up, and ends with a line `N passed, N failed`. Works on a fresh clone: it installs
 /// its prerequisites (npm packages by lock file, cargo-deny, the wasm32 target, PostgreSQL).
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Only steps whose name contains one of these.
     only: Vec<String>,
+    /// Also the long steps.
+    #[arg(long)]
+    long: bool,
     /// Install no system packages; steps that need one that is missing are skipped.
     #[arg(long)]
     no_install: bool,
@@ -38,7 +46,7 @@ pub(crate) fn run_all(args: Args) -> Result<()> {
     if args.no_install {
         wasm::forbid_apt();
     }
-    let mut steps = Steps::new(args.only);
+    let mut steps = Steps::new(args.only, args.long);
     steps.run("format", || passes(&["fmt", "--all", "--check"]))?;
     steps.run("contracts", || {
         contracts::check()?;
@@ -67,7 +75,21 @@ pub(crate) fn run_all(args: Args) -> Result<()> {
     steps.run("documentation tests", || {
         run_tests(Harness::Libtest, &mut cargo(&["test", "--workspace", "--doc", "--locked"]))
     })?;
-    steps.run("pure core tests", || {
+    steps.run("simulation tests", || run_tests(Harness::Libtest, &mut sim::tests("scenarios")))?;
+    steps.run("simulation", sim::check)?;
+    steps.run("embed example", embed)?;
+    steps.run("load check", load)?;
+    steps.run("demonstration", demo)?;
+    steps.run("python package", python::check)?;
+    steps.run("wasm32 build", wasm)?;
+    steps.run("npm package", || Ok(js::package()?.map_or(Done::Passed, Done::Skipped)))?;
+    steps.run("npm package in Node", js::node_tests)?;
+    steps.run("npm package in Chromium", js::browser_tests)?;
+    steps.run("licences and sources", supply::deny)?;
+    steps.run("advisories", supply::advisories)?;
+    steps.run("npm packages", supply::npm_locks)?;
+    steps.run("npm advisories", supply::npm_advisories)?;
+    steps.run_long("pure core tests", || {
         // Optimised, they run in a fraction of the time.
         let mut tests = cargo(&[
             "test",
@@ -83,21 +105,13 @@ pub(crate) fn run_all(args: Args) -> Result<()> {
             tests.args(["--no-default-features", "--features", "slackwater-core/presets", "--lib", "--locked"]),
         )
     })?;
-    steps.run("simulation tests", || run_tests(Harness::Libtest, &mut sim::tests("scenarios")))?;
-    steps.run("simulation", sim::check)?;
-    steps.run("ledger in memory", || run_tests(Harness::Libtest, sim::tests("ledger").args(["--", "on_memory"])))?;
-    steps.run("embed example", embed)?;
-    steps.run("load check", load)?;
-    steps.run("demonstration", demo)?;
-    steps.run("python package", python::check)?;
-    steps.run("wasm32 build", wasm)?;
-    steps.run("npm package", || Ok(js::package()?.map_or(Done::Passed, Done::Skipped)))?;
-    steps.run("npm package in Node", js::node_tests)?;
-    steps.run("npm package in Chromium", js::browser_tests)?;
-    steps.run("licences and sources", supply::deny)?;
-    steps.run("advisories", supply::advisories)?;
-    steps.run("npm packages", supply::npm_locks)?;
-    steps.run("npm advisories", supply::npm_advisories)?;
+    steps
+        .run_long("ledger in memory", || run_tests(Harness::Libtest, sim::tests("ledger").args(["--", "on_memory"])))?;
+    steps.run_long("all scenarios", sim::all_scenarios)?;
+    steps.run_long("arbitrary input", || fuzz::run(60))?;
+    steps.run_long("kills", || soak::run(&["kills", "--rounds", "10", "--rate", "200"]))?;
+    steps.run_long("kills in a cluster", || soak::run(&["cluster", "--rounds", "5", "--rate", "200"]))?;
+    steps.run_long("frozen node", || soak::run(&["outage"]))?;
     steps.finish()
 }
 

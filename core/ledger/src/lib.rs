@@ -158,6 +158,9 @@ pub trait Ledger: Send + Sync + std::fmt::Debug + 'static {
     /// One request, by id.
     async fn request(&self, id: RequestId) -> Result<Option<RequestRecord>, LedgerError>;
 
+    /// These requests, in any order; those that it does not know are left out.
+    async fn requests_by_id(&self, ids: &[RequestId]) -> Result<Vec<RequestRecord>, LedgerError>;
+
     /// Matching requests, newest first, at most `filter.limit`.
     async fn requests(&self, filter: &RequestFilter) -> Result<Vec<RequestRecord>, LedgerError>;
 

@@ -300,6 +300,12 @@ impl Ledger for MemoryLedger {
         Ok(tables.ids.get(&id).map(|seq| tables.requests[seq].0.clone()))
     }
 
+    async fn requests_by_id(&self, ids: &[RequestId]) -> Result<Vec<RequestRecord>, LedgerError> {
+        let tables = self.tables()?;
+        let seqs = ids.iter().filter_map(|id| tables.ids.get(id));
+        Ok(seqs.map(|seq| tables.requests[seq].0.clone()).collect())
+    }
+
     async fn requests(&self, filter: &RequestFilter) -> Result<Vec<RequestRecord>, LedgerError> {
         let tables = self.tables()?;
         let found = tables.requests.range(..filter.before.unwrap_or(u64::MAX)).rev().map(|(_, (record, _))| record);

@@ -56,11 +56,11 @@ impl Query {
     }
 
     /// Adds a condition: `column` is one of `values`.
-    fn push_one_of<'a>(&mut self, column: &str, values: impl IntoIterator<Item = &'a Arc<str>>) {
+    fn push_one_of(&mut self, column: &str, values: impl IntoIterator<Item = Value>) {
         self.push(column);
         let mut before = " IN (";
         for value in values {
-            self.push_bind(before, Value::Text(value.to_string()));
+            self.push_bind(before, value);
             before = ", ";
         }
         self.push(")");
@@ -86,6 +86,9 @@ impl Query {
         self.blob(value.as_slice())
     }
 }
+
+/// Most ids in one query.
+const MAX_IDS: usize = 1_000;
 
 type WholeBatch = (BatchRecord, Vec<Durable<AttemptRecord>>, Vec<BatchMember>);
 
@@ -178,6 +181,24 @@ impl<S: SqlStore> Ledger for S {
             " FROM requests AS r JOIN payloads AS p ON p.request = r.seq WHERE r.id = $1"
         ));
         self.fetch(query.blob(id.0.as_slice())).await?.first().map(whole_request).transpose()
+    }
+
+    async fn requests_by_id(&self, ids: &[RequestId]) -> Result<Vec<RequestRecord>, LedgerError> {
+        let mut found = Vec::with_capacity(ids.len());
+        for ids in ids.chunks(MAX_IDS) {
+            let mut query = Query::new(concat!(
+                "SELECT ",
+                request_columns!(),
+                ", ",
+                payload_columns!(),
+                " FROM requests AS r JOIN payloads AS p ON p.request = r.seq WHERE "
+            ));
+            query.push_one_of("r.id", ids.iter().map(|id| Value::Blob(id.0.to_vec())));
+            for row in self.fetch(query).await? {
+                found.push(whole_request(&row)?);
+            }
+        }
+        Ok(found)
     }
 
     async fn requests(&self, filter: &RequestFilter) -> Result<Vec<RequestRecord>, LedgerError> {
@@ -346,7 +367,8 @@ impl<S: SqlStore> Ledger for S {
              WHERE r.open = 1 AND r.chain_id IN (SELECT chain_id FROM request_counts) AND r.tenant || '' = $1",
         )
         .text(tenant);
-        open.push_one_of(" AND r.submitted_by", keys);
+        let text = |key: &Arc<str>| Value::Text(key.to_string());
+        open.push_one_of(" AND r.submitted_by", keys.iter().map(text));
         open.push(" ORDER BY r.chain_id, r.seq");
         let mut ended = Query::new(concat!(
             "SELECT t.submitted_by, t.chain_id, t.is_after, count(*)",
@@ -364,7 +386,7 @@ impl<S: SqlStore> Ledger for S {
         for at in [since[0].0, since[1].0, earliest, earliest.saturating_sub(HOUR_MS)] {
             ended = ended.int(limit_of(at));
         }
-        ended.push_one_of(" AND r.submitted_by", keys);
+        ended.push_one_of(" AND r.submitted_by", keys.iter().map(text));
         ended.push(") AS t GROUP BY t.submitted_by, t.chain_id, t.is_after ORDER BY t.submitted_by, t.chain_id");
 
         let mut snapshot = self.snapshot().await?;

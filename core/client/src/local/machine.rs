@@ -131,6 +131,7 @@ impl LocalRelay {
             | Command::FindPayments { .. }
             | Command::ProveContracts { .. }
             | Command::Fetch { .. }
+            | Command::Load { .. }
             | Command::NoncesRaised(_)
             | Command::NonceLowered(..)
             | Command::Demote(_) => {}

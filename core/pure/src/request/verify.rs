@@ -83,6 +83,7 @@ pub struct VerifiedRequest {
     valid_until: Timestamp,
     max_cost_wei: Option<U256>,
     is_outline: bool,
+    is_proven: bool,
 }
 
 impl VerifiedRequest {
@@ -96,6 +97,11 @@ impl VerifiedRequest {
     /// True if it is an [`Self::outline`].
     pub const fn is_outline(&self) -> bool {
         self.is_outline
+    }
+
+    /// True if its signature was checked here; false if only the chain can check it, and for kinds without one.
+    pub const fn is_proven(&self) -> bool {
+        self.is_proven
     }
 
     /// Content-derived identity.
@@ -248,7 +254,9 @@ pub fn verify(
     }
     let id = kind.prove(context)?;
     let valid_until = valid.min(until);
-    Ok(VerifiedRequest { id, chain_id, kind, gas, nonce, deadline, valid_until, max_cost_wei, is_outline: false })
+    let is_proven = kind.is_proven();
+    let is_outline = false;
+    Ok(VerifiedRequest { id, chain_id, kind, gas, nonce, deadline, valid_until, max_cost_wei, is_outline, is_proven })
 }
 
 /// Id of a submission, without any other check; `None` if it can't be determined.
@@ -341,10 +349,12 @@ mod stored {
         }
 
         fn restored(stored: Stored<'_>) -> Self {
+            let kind = stored.kind.into_owned();
             Self {
                 id: stored.id,
                 chain_id: stored.chain_id,
-                kind: stored.kind.into_owned(),
+                is_proven: kind.is_proven(),
+                kind,
                 gas: stored.gas,
                 nonce: stored.nonce,
                 deadline: stored.deadline,

@@ -81,7 +81,7 @@ impl<H: Host> Sender<H> {
         }
         for index in 0..self.lanes.len() {
             let lane = &self.lanes[index];
-            if lane.is_simulating || !lane.has_signer || lane.is_resting(head) || lane.machine.ready().is_err() {
+            if lane.is_composing || !lane.has_signer || lane.is_resting(head) || lane.machine.ready().is_err() {
                 continue;
             }
             // No node could simulate its selection at this head; one may at the next.
@@ -108,17 +108,67 @@ impl<H: Host> Sender<H> {
                     }
                     break;
                 };
-                let chosen = self.candidate(now, index, selection);
-                candidate = self.keep_valid(now, chosen).and_then(|chosen| self.keep_covered(index, chosen));
+                let missing = if H::HAS_LEDGER { self.queue.without_payload(&selection.members) } else { Vec::new() };
+                if !missing.is_empty() {
+                    self.lanes[index].is_composing = true;
+                    self.command(Command::Load { lane: index, selection: Box::new(selection), missing });
+                    break;
+                }
+                candidate = self.valid_candidate(now, index, selection);
                 if candidate.is_some() {
                     break;
                 }
             }
-            let Some(candidate) = candidate else { continue };
-            if self.facts.tuning.simulation.simulate {
-                self.simulate(index, candidate);
-            } else {
-                self.launch(now, index, candidate);
+            if let Some(candidate) = candidate {
+                self.simulate_or_launch(now, index, candidate);
+            }
+        }
+    }
+
+    /// The candidate for `selection`, whose payloads are in memory, unless a member can't be sent now.
+    fn valid_candidate(&mut self, now: Timestamp, index: usize, selection: Selection) -> Option<Candidate> {
+        let chosen = self.candidate(now, index, selection);
+        self.keep_valid(now, chosen).and_then(|chosen| self.keep_covered(index, chosen))
+    }
+
+    fn simulate_or_launch(&mut self, now: Timestamp, index: usize, candidate: Candidate) {
+        match self.facts.tuning.simulation.simulate {
+            true => self.simulate(index, candidate),
+            false => self.launch(now, index, candidate),
+        }
+    }
+
+    /// Goes on with a selection whose payloads were read. Members whose payload is damaged wait for the next block, and
+    /// the others for a new selection.
+    pub(crate) fn on_loaded(
+        &mut self,
+        now: Timestamp,
+        index: usize,
+        selection: Selection,
+        found: Option<Vec<Arc<VerifiedRequest>>>,
+    ) {
+        let head = self.head.map(|head| head.number);
+        let Some(lane) = self.lanes.get_mut(index) else { return };
+        lane.is_composing = false;
+        let is_read = found.is_some();
+        if !is_read {
+            // The ledger may be read again by the next head.
+            lane.blind_at = head;
+        }
+        self.dispatch(now);
+        found.into_iter().flatten().for_each(|request| self.queue.replace(request));
+        let missing = self.queue.without_payload(&selection.members);
+        let is_whole = missing.is_empty() && selection.members.iter().all(|id| self.queue.get(*id).is_some());
+        if is_whole && !self.is_stopping && self.around.may_send {
+            if let Some(candidate) = self.valid_candidate(now, index, selection) {
+                self.simulate_or_launch(now, index, candidate);
+            }
+            return;
+        }
+        for id in selection.members {
+            match is_read && missing.contains(&id) {
+                true => self.held.push(id),
+                false => self.queue.put_back(id),
             }
         }
     }
@@ -176,7 +226,7 @@ impl<H: Host> Sender<H> {
     }
 
     fn simulate(&mut self, index: usize, candidate: Candidate) {
-        self.lanes[index].is_simulating = true;
+        self.lanes[index].is_composing = true;
         if H::HAS_TENANTS {
             let entries = candidate.members.iter().filter_map(|member| self.queue.get(member.id()));
             let tenants: Set<Arc<str>> = entries.map(|entry| Arc::clone(&entry.tenant)).collect();
@@ -216,7 +266,7 @@ impl<H: Host> Sender<H> {
 
     /// Takes a batch back whose simulation was broken off.
     pub fn give_up(&mut self, index: usize, candidate: &Candidate) {
-        self.lanes[index].is_simulating = false;
+        self.lanes[index].is_composing = false;
         candidate.members.iter().for_each(|member| self.queue.put_back(member.id()));
     }
 
@@ -230,7 +280,7 @@ impl<H: Host> Sender<H> {
 
     /// Earliest time after `now` at which composing may select something; `None` if nothing can be sent before another input.
     pub fn next_due(&self, now: Timestamp) -> Option<Timestamp> {
-        let is_ready = |lane: &SenderLane| lane.has_signer && !lane.is_simulating && lane.machine.ready().is_ok();
+        let is_ready = |lane: &SenderLane| lane.has_signer && !lane.is_composing && lane.machine.ready().is_ok();
         let may_send = self.around.may_send && self.lanes.iter().any(is_ready);
         let limits = self.limits(now).filter(|_| may_send)?;
         self.queue.next_due(now, &limits, self.fees.outlook())
@@ -239,7 +289,7 @@ impl<H: Host> Sender<H> {
     /// True while something under way needs the chain.
     pub fn is_busy(&self) -> bool {
         let is_busy = |lane: &SenderLane| {
-            lane.is_simulating || !lane.flights.is_empty() || lane.machine.in_flight() + lane.machine.unfinal() > 0
+            lane.is_composing || !lane.flights.is_empty() || lane.machine.in_flight() + lane.machine.unfinal() > 0
         };
         self.queue.waiting() > 0
             || !self.held.is_empty()
@@ -249,7 +299,7 @@ impl<H: Host> Sender<H> {
     }
 
     pub(crate) fn on_simulated(&mut self, now: Timestamp, index: usize, candidate: Candidate, found: Simulation) {
-        self.lanes[index].is_simulating = false;
+        self.lanes[index].is_composing = false;
         for (id, yes, no) in &found.contradicted {
             self.contradicted.insert(*id, (*yes, *no));
         }

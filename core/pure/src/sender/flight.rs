@@ -203,9 +203,10 @@ pub struct SenderLane {
     pub signed: Map<AttemptKey, AttemptRecord>,
     /// Committed attempts, which may be broadcast.
     pub durable: Map<AttemptKey, Durable<AttemptRecord>>,
-    /// True while a batch is being simulated.
-    pub is_simulating: bool,
-    /// Head at which no node could simulate any member of the lane's selection; `None` if there was none.
+    /// True while payloads of a batch are read, or it is simulated.
+    pub is_composing: bool,
+    /// Head at which no node could simulate any member of the lane's selection, or the ledger could not be read; `None` if there was
+    /// none.
     pub blind_at: Option<u64>,
     /// Times in a row that its key did not sign a new transaction.
     pub unsigned: u32,
@@ -230,7 +231,7 @@ impl SenderLane {
             flights,
             signed,
             durable,
-            is_simulating: false,
+            is_composing: false,
             blind_at: None,
             unsigned: 0,
             rests_until: None,

@@ -23,7 +23,7 @@ use crate::{
         BatchId, LaneId, Payment, Reason, RequestId, Status, VerifiedRequest, gate::Word, outcome::TxReceipt,
         settlement::Culprit, simulation::Environment,
     },
-    schedule::QueuedRequest,
+    schedule::{QueuedRequest, Selection},
     time::Timestamp,
 };
 
@@ -135,8 +135,6 @@ pub struct Whole {
     pub attempts: Vec<Durable<AttemptRecord>>,
     /// Calldata of the newest payload.
     pub calldata: Bytes,
-    /// Members with their bytes.
-    pub requests: Vec<Arc<VerifiedRequest>>,
 }
 
 /// A suspect's forwarder nonces: (user, lower bound at the final block, upper bound at the head); `None` without a majority.
@@ -268,6 +266,15 @@ pub enum Input {
         /// The bytes.
         found: Option<Whole>,
     },
+    /// Result of [`Command::Load`].
+    Loaded {
+        /// Index of the lane.
+        lane: usize,
+        /// The selection.
+        selection: Box<Selection>,
+        /// The requests with their payloads, without those that are damaged; `None` if the ledger could not be read.
+        found: Option<Vec<Arc<VerifiedRequest>>>,
+    },
     /// Result of [`Command::LookUpNonces`].
     Nonces {
         /// Users that were asked about; empty if no node was reachable.
@@ -360,6 +367,15 @@ pub enum Command {
         /// The transaction.
         hash: B256,
     },
+    /// Read payloads of a selection from the ledger. Gives [`Input::Loaded`].
+    Load {
+        /// Index of the lane.
+        lane: usize,
+        /// The selection.
+        selection: Box<Selection>,
+        /// Members whose payload is not in memory.
+        missing: Vec<RequestId>,
+    },
     /// Simulate a batch. Gives [`Input::Simulated`].
     Simulate {
         /// Index of the lane.
@@ -422,8 +438,6 @@ pub enum Command {
         nonce: u64,
         /// The batch.
         id: BatchId,
-        /// Members without bytes.
-        members: Vec<RequestId>,
     },
     /// Read next nonces of users that nobody has looked at. Gives [`Input::Nonces`].
     LookUpNonces(Vec<User>),

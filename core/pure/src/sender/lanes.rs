@@ -94,19 +94,11 @@ impl<H: Host> Sender<H> {
             }
             LaneCommand::ReportIncluded { nonce, kind, receipt } => {
                 let outcomes = self.lanes[index].outcomes(nonce, kind, &receipt);
-                if self.lacks_bytes(index, nonce, &outcomes) {
-                    self.hold_back(index, nonce, LaneCommand::ReportIncluded { nonce, kind, receipt });
-                } else {
-                    self.included(now, index, nonce, kind, *receipt, outcomes);
-                    self.stow(index, nonce);
-                }
+                self.included(now, index, nonce, kind, *receipt, outcomes);
+                self.stow(index, nonce);
             }
             LaneCommand::ReportFinal { nonce, kind, receipt } => {
                 let outcomes = self.lanes[index].outcomes(nonce, kind, &receipt);
-                if self.lacks_bytes(index, nonce, &outcomes) {
-                    self.hold_back(index, nonce, LaneCommand::ReportFinal { nonce, kind, receipt });
-                    return;
-                }
                 let id = self.lanes[index].batch_id(nonce);
                 let mined = self.lanes[index].index_of(nonce, receipt.hash);
                 let flight = self.lanes[index].flights.get(&nonce);

@@ -92,6 +92,9 @@ impl<H: Host> Sender<H> {
             }
             Input::LeftOut(left_out) if H::HAS_MAJORITY => self.on_left_out(now, &left_out),
             Input::Fetched { lane, nonce, found } if H::HAS_LEDGER => self.on_fetched(lane, nonce, found),
+            Input::Loaded { lane, selection, found } if H::HAS_LEDGER => {
+                self.on_loaded(now, lane, *selection, found);
+            }
             Input::Nonces { asked, found } => {
                 self.under_way.nonces = false;
                 self.learn_nonces(found);
@@ -117,6 +120,7 @@ impl<H: Host> Sender<H> {
             | Input::Contracts { .. }
             | Input::LeftOut(_)
             | Input::Fetched { .. }
+            | Input::Loaded { .. }
             | Input::Payments(_) => {}
         }
     }

@@ -52,7 +52,7 @@ impl<H: Host> Sender<H> {
         ids.retain(|id| {
             let request = self.queue.get(*id).map(|entry| &entry.request);
             let Some(request) = request.filter(|request| request.payment().is_some()) else { return true };
-            let is_proven = !request.is_outline() && request.slot().is_some();
+            let is_proven = request.is_proven();
             self.queue.set_aside(*id);
             let unread = Unread { to, reason, detail: detail.map(str::to_owned), is_proven, untold: 0 };
             self.unread.entry(*id).or_insert(unread);

@@ -1,19 +1,20 @@
 //! Included transactions without their bytes: these are needed again only after a reorg, so until finality they stay in
 //! the ledger, and memory keeps an outline of each request, so that a million of them fit.
 //!
-//! A lane's command that needs the bytes waits, with the later ones for the same nonce, until they are read.
+//! A lane's command that needs the bytes waits, with the later ones for the same nonce, until they are read. A member that
+//! returns to the queue waits there as an outline; its payload is read when it is composed again.
 
 use std::sync::Arc;
 
 use super::{
-    flight::{Flight, Stowed},
+    flight::Flight,
     host::Host,
     input::{Command, Whole},
     state::Sender,
 };
 use crate::{
     lane::{AttemptKey, AttemptKind, Command as LaneCommand},
-    request::{RequestId, VerifiedRequest, outcome::MemberOutcome},
+    request::outcome::MemberOutcome,
 };
 
 impl<H: Host> Sender<H> {
@@ -52,43 +53,27 @@ impl<H: Host> Sender<H> {
         }
     }
 
-    /// True if a returning member's bytes are missing, or an earlier command waits for them.
-    pub fn lacks_bytes(&self, index: usize, nonce: u64, outcomes: &[MemberOutcome]) -> bool {
-        if !H::HAS_LEDGER {
-            return false;
-        }
-        let flight = self.lanes[index].flights.get(&nonce);
-        flight.is_some_and(|flight| {
-            let comes_back = |(member, outcome): (&Arc<VerifiedRequest>, &MemberOutcome)| {
-                member.is_outline() && *outcome == MemberOutcome::Untouched
-            };
-            flight.stowed.as_ref().is_some_and(Stowed::has_commands)
-                || flight.members.iter().zip(outcomes).any(comes_back)
-        })
-    }
-
-    /// Holds back a command that needs missing bytes; returns every other one.
+    /// Holds back a command that needs missing bytes, and those after it; returns every other one.
     pub fn wait_for_bytes(&mut self, index: usize, command: LaneCommand) -> Option<LaneCommand> {
         if !H::HAS_LEDGER {
             return Some(command);
         }
-        let nonce = match &command {
-            LaneCommand::Sign { key, .. } | LaneCommand::Persist { key } | LaneCommand::Broadcast { key } => key.nonce,
+        let (nonce, needs_bytes) = match &command {
+            LaneCommand::Sign { key, .. } | LaneCommand::Persist { key } | LaneCommand::Broadcast { key } => {
+                (key.nonce, true)
+            }
+            // The content may be sent again under the vacant nonce.
+            LaneCommand::ReportRefused { nonce, .. } => (*nonce, true),
             LaneCommand::ReportBroadcast { nonce }
             | LaneCommand::ReportUnincluded { nonce }
             | LaneCommand::ReportLost { nonce }
-            | LaneCommand::ReportRefused { nonce, .. } => *nonce,
-            // The outcomes of these two are evaluated first.
-            LaneCommand::ReportIncluded { .. } | LaneCommand::ReportFinal { .. } => return Some(command),
+            | LaneCommand::ReportIncluded { nonce, .. }
+            | LaneCommand::ReportFinal { nonce, .. } => (*nonce, false),
             LaneCommand::Poll { .. } | LaneCommand::Alert(_) => return Some(command),
         };
-        self.hold_back(index, nonce, command)
-    }
-
-    /// Holds back a command for a nonce with missing bytes, and starts reading them.
-    pub fn hold_back(&mut self, index: usize, nonce: u64, command: LaneCommand) -> Option<LaneCommand> {
         let flight = self.lanes[index].flights.get_mut(&nonce);
-        let Some(stowed) = flight.and_then(|flight| flight.stowed.as_mut()) else { return Some(command) };
+        let stowed = flight.and_then(|flight| flight.stowed.as_mut());
+        let Some(stowed) = stowed.filter(|stowed| needs_bytes || stowed.has_commands()) else { return Some(command) };
         stowed.commands.push(command);
         self.fetch(index, nonce);
         None
@@ -101,9 +86,7 @@ impl<H: Host> Sender<H> {
         let Some(flight) = lane.flights.get_mut(&nonce) else { return };
         let Some(stowed) = flight.stowed.as_mut().filter(|stowed| !stowed.is_fetching) else { return };
         stowed.is_fetching = true;
-        let outlines = flight.members.iter().filter(|member| member.is_outline());
-        let members: Vec<RequestId> = outlines.map(|member| member.id()).collect();
-        self.command(Command::Fetch { lane: index, nonce, id, members });
+        self.command(Command::Fetch { lane: index, nonce, id });
     }
 
     /// Retries failed reads.
@@ -127,13 +110,7 @@ impl<H: Host> Sender<H> {
         let Some(flight) = lane.flights.get_mut(&nonce) else { return };
         let Some(stowed) = flight.stowed.as_mut() else { return };
         stowed.is_fetching = false;
-        let Some(Whole { attempts, calldata: data, requests }) = found else { return };
-        for request in requests {
-            if let Some(member) = flight.members.iter_mut().find(|member| member.id() == request.id()) {
-                *member = request.clone();
-                self.queue.replace(request);
-            }
-        }
+        let Some(Whole { attempts, calldata: data }) = found else { return };
         let commands = flight.stowed.take().map(|stowed| stowed.commands).unwrap_or_default();
         lane.machine.give_calldata(nonce, data.clone());
         for attempt in attempts {

@@ -75,6 +75,9 @@ pub struct ChainTuning {
     /// Simulation of requests.
     #[serde(flatten)]
     pub simulation: SimulationTuning,
+    /// Waiting requests.
+    #[serde(flatten)]
+    pub queue: QueueTuning,
 }
 
 keys! {
@@ -235,6 +238,17 @@ keys! {
 }
 
 keys! {
+    /// Waiting requests.
+    #[derive(Copy)]
+    #[non_exhaustive]
+    pub struct QueueTuning;
+
+    /// Memory for the payloads (calldata and signatures) of requests that are not in a block. Beyond it, those that begin to wait
+    /// leave theirs in the ledger, from where it is read when they are to be sent.
+    payload_memory_bytes: usize [0..] = 64 << 20;
+}
+
+keys! {
     /// Simulation of requests before they are sent.
     #[derive(Copy)]
     #[non_exhaustive]
@@ -271,6 +285,7 @@ impl ChainTuning {
             forecast: ForecastTuning::for_spec(spec),
             admission: AdmissionTuning::for_spec(spec),
             simulation: SimulationTuning::default(),
+            queue: QueueTuning::default(),
         };
         tuning.fill(spec.block_time(), |_| false);
         tuning
@@ -382,6 +397,7 @@ impl Group for ChainTuning {
             ForecastTuning::keys(),
             AdmissionTuning::keys(),
             SimulationTuning::keys(),
+            QueueTuning::keys(),
         ]
         .concat()
     }
@@ -403,6 +419,7 @@ impl Group for ChainTuning {
         self.forecast.check(fail);
         self.admission.check(fail);
         self.simulation.check(fail);
+        self.queue.check(fail);
     }
 }
 

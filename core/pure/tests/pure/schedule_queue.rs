@@ -1471,3 +1471,26 @@ fn an_unnamed_target_shares_with_no_other() {
     sizes.sort_unstable();
     assert_eq!(sizes, [1, 2, 2]);
 }
+
+/// Payloads beyond the memory for them stay in the ledger: of those in transactions all are there, of the others as many
+/// as fit.
+#[test]
+fn a_full_memory_keeps_newcomers_as_outlines() {
+    let mut queue = with_multicall();
+    let entry = |salt| call(salt, 100_000, "a", true);
+    let first = entry(1);
+    queue.set_payload_memory(first.bytes);
+    let ids: Vec<RequestId> = (1..=4).map(|salt| entry(salt).request.id()).collect();
+    (1..=4).for_each(|salt| queue.push(entry(salt)));
+    assert_eq!(queue.without_payload(&ids), ids[1..], "the second one found the memory full");
+    assert_eq!(queue.payload_bytes(), first.bytes);
+    // Composed, read, and returned without having been sent.
+    let chosen = queue.compose(Timestamp(1), lane(0), &limits(), &ANY_PRICE).unwrap();
+    assert_eq!(chosen.members.len(), 4);
+    (1..=4).for_each(|salt| queue.replace(entry(salt).request));
+    assert_eq!((queue.without_payload(&ids), queue.payload_bytes()), (Vec::new(), 4 * first.bytes));
+    chosen.members.iter().for_each(|id| queue.put_back(*id));
+    assert_eq!(queue.payload_bytes(), first.bytes);
+    ids.iter().for_each(|id| drop(queue.remove(*id, true)));
+    assert_eq!(queue.payload_bytes(), 0);
+}

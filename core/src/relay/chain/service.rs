@@ -447,6 +447,14 @@ impl ChainService {
                 },
                 move || Input::Agreed { lane, nonce, at_block, found: None },
             ),
+            Command::Load { lane, selection, missing } => {
+                let (ledger, turns) = (self.ledger.clone(), self.turns.clone());
+                let lost = selection.clone();
+                self.ask(
+                    async move |_| work::load(&*ledger, turns, lane, selection, missing).await,
+                    move || Input::Loaded { lane, selection: lost, found: None },
+                );
+            }
             Command::Simulate { lane, candidate, environment, model, block, is_wary } => {
                 let Some(params) = self.sender.lane(lane).map(|lane| lane.params) else { return };
                 let lost = candidate.clone();
@@ -483,10 +491,10 @@ impl ChainService {
                     move || Input::Inspected { order, found: None },
                 );
             }
-            Command::Fetch { lane, nonce, id, members } => {
+            Command::Fetch { lane, nonce, id } => {
                 let (ledger, turns) = (self.ledger.clone(), self.turns.clone());
                 self.ask(
-                    async move |_| work::fetch(&*ledger, turns, (lane, nonce), id, members).await,
+                    async move |_| work::fetch(&*ledger, turns, (lane, nonce), id).await,
                     move || Input::Fetched { lane, nonce, found: None },
                 );
             }

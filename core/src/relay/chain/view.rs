@@ -75,6 +75,8 @@ impl ChainService {
         let label = chain_id.to_string();
         metrics::gauge!("slackwater_queued_requests", "chain_id" => label.clone())
             .set(self.sender.queue.waiting() as f64);
+        metrics::gauge!("slackwater_payload_memory_bytes", "chain_id" => label.clone())
+            .set(self.sender.queue.payload_bytes() as f64);
         metrics::gauge!("slackwater_in_flight_requests", "chain_id" => label.clone())
             .set(self.sender.queue.in_flight() as f64);
         let in_flight: usize = lanes.iter().map(|lane| lane.in_flight).sum();

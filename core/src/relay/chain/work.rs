@@ -21,12 +21,13 @@ use crate::{
             simulate::{AgreedNonce, At, Question, agreed_nonces, forwarder_nonces, settled_nonces, simulate},
             spender::{self, Spender},
         },
-        start::restore::{newest_calldata, stored},
+        start::restore::{newest_calldata, parse, stored},
     },
     request::{
-        BatchId, Payment, RequestId, gate::Word, outcome::TxReceipt, receipt::RpcReceipt, simulation::Environment,
-        vehicle::VehicleParams,
+        BatchId, Payment, RequestId, VerifiedRequest, gate::Word, outcome::TxReceipt, receipt::RpcReceipt,
+        simulation::Environment, vehicle::VehicleParams,
     },
+    schedule::Selection,
     sender::{Candidate, Case, Confirmed, Input, Inspection, LeftOut, Simulation, User, Whole},
     time::Timestamp,
 };
@@ -217,25 +218,55 @@ pub(in crate::relay) async fn fetch(
     turns: Turns,
     (lane, nonce): (usize, u64),
     id: BatchId,
-    members: Vec<RequestId>,
 ) -> Input {
     let _turn = turns.reads.acquire_owned().await;
-    let found = read(ledger, id, &members).await.inspect_err(|error| {
+    let found = read(ledger, id).await.inspect_err(|error| {
         tracing::error!(batch = %id, %error, "a transaction that left its block can't be read back: tried again with the next head");
     });
     Input::Fetched { lane, nonce, found: found.ok() }
 }
 
-async fn read(ledger: &dyn Ledger, id: BatchId, members: &[RequestId]) -> Result<Whole, LedgerError> {
+/// Requests of a selection with their payloads, from the ledger.
+pub(in crate::relay) async fn load(
+    ledger: &dyn Ledger,
+    turns: Turns,
+    lane: usize,
+    selection: Box<Selection>,
+    missing: Vec<RequestId>,
+) -> Input {
+    let _turn = turns.reads.acquire_owned().await;
+    let found = payloads(ledger, &missing).await.inspect_err(|error| {
+        tracing::error!(%error, "requests that are to be sent can't be read back: tried again with the next head");
+    });
+    Input::Loaded { lane, selection, found: found.ok() }
+}
+
+/// These requests from the ledger, without those that are damaged.
+async fn payloads(ledger: &dyn Ledger, ids: &[RequestId]) -> Result<Vec<Arc<VerifiedRequest>>, LedgerError> {
+    let all = ledger.requests_by_id(ids).await;
+    if let Ok(Ok(found)) = all.map(|all| all.iter().map(parse).collect::<Result<Vec<_>, _>>()) {
+        return Ok(found.into_iter().map(Arc::new).collect());
+    }
+    // One by one, so that a damaged one does not keep the others back.
+    let mut found = Vec::with_capacity(ids.len());
+    for id in ids {
+        match stored(ledger, *id).await {
+            Ok(request) => found.push(Arc::new(request)),
+            Err(error @ LedgerError::Damaged { .. }) => {
+                tracing::error!(%id, %error, "a request can't be read back, so it is not sent");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+async fn read(ledger: &dyn Ledger, id: BatchId) -> Result<Whole, LedgerError> {
     let found = ledger.open_batches(id.lane, id.nonce, 1).await?.pop().filter(|(record, ..)| record.id == id);
     let missing = || LedgerError::Damaged { what: "batch", detail: format!("{id} is not there") };
     let (_, attempts, _): (_, Vec<Durable<AttemptRecord>>, _) = found.ok_or_else(missing)?;
     let (calldata, _) = newest_calldata(&attempts)?;
-    let mut requests = Vec::with_capacity(members.len());
-    for member in members {
-        requests.push(Arc::new(stored(ledger, *member).await?));
-    }
-    Ok(Whole { attempts, calldata, requests })
+    Ok(Whole { attempts, calldata })
 }
 
 /// Next nonces of users, from the cache or a node.

@@ -120,6 +120,7 @@ pub(in crate::relay) async fn restore(
     let chain_id = spec.chain_id;
     let mut queue = Queue::new();
     queue.set_contracts(chain.params.contracts());
+    queue.set_payload_memory(tuning.queue.payload_memory_bytes);
     if let Some(callers) = &chain.callers {
         queue.bind_calls(callers.clone());
     }
@@ -377,7 +378,7 @@ pub(in crate::relay) async fn stored(ledger: &dyn Ledger, id: RequestId) -> Resu
 }
 
 /// Parses the request in a record.
-fn parse(record: &RequestRecord) -> Result<VerifiedRequest, LedgerError> {
+pub(in crate::relay) fn parse(record: &RequestRecord) -> Result<VerifiedRequest, LedgerError> {
     VerifiedRequest::from_stored(&record.payload)
         .map_err(|error| LedgerError::Damaged { what: "request payload", detail: error.to_string() })
 }

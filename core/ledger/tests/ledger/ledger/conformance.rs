@@ -4,7 +4,10 @@ mod batches;
 mod requests;
 mod whole;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use alloy_primitives::{Address, B256, U256};
 use slackwater_core::{
@@ -88,6 +91,7 @@ conformance! {
     requests_are_listed
     a_list_of_few_ends_early_and_goes_on
     use_of_keys_is_counted
+    requests_are_found_by_id
     open_requests_are_paged
     running_numbers_agree
     large_commits_cross_chunks

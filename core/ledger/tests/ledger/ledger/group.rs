@@ -68,6 +68,10 @@ impl Ledger for Staged {
     async fn request(&self, id: RequestId) -> Result<Option<RequestRecord>, LedgerError> {
         self.inner.request(id).await
     }
+    async fn requests_by_id(&self, ids: &[RequestId]) -> Result<Vec<RequestRecord>, LedgerError> {
+        self.inner.requests_by_id(ids).await
+    }
+
     async fn requests(&self, filter: &RequestFilter) -> Result<Vec<RequestRecord>, LedgerError> {
         self.inner.requests(filter).await
     }

@@ -107,6 +107,11 @@ impl RequestKind {
         each!(self, kind => kind.sequence())
     }
 
+    /// True if its signature can be checked without the chain.
+    pub(super) fn is_proven(&self) -> bool {
+        self.sequence().is_some() || self.slot().is_some()
+    }
+
     pub(super) fn slot(&self) -> Option<(Address, Address, u64)> {
         each!(self, kind => kind.slot())
     }

@@ -54,6 +54,11 @@ pub struct QueuedRequest {
 }
 
 impl QueuedRequest {
+    /// Bytes of its payload in memory; 0 for an outline.
+    pub(super) fn payload_bytes(&self) -> usize {
+        if self.request.is_outline() { 0 } else { self.bytes }
+    }
+
     /// Amount that its tenant's budget holds for it, wei.
     pub fn budget_wei(&self) -> U256 {
         with_price(self.reserved_wei, self.price_percent)

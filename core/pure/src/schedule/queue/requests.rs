@@ -28,7 +28,7 @@ impl Queue {
             .get_or_insert_with(VehicleKey::of(&entry.request, self.contracts).group(), ArrivalModel::default)
             .arrived(entry.accepted_at);
         self.unripe.extend(self.unripe_until(&entry).map(|after| (after, id)));
-        self.entries.insert(id, Box::new(entry));
+        self.keep(Box::new(entry));
         self.enter(id, sequence);
     }
 
@@ -60,7 +60,7 @@ impl Queue {
             self.watch_due(&entry);
             gas_of.push((id, entry.gas.saturating_add(base)));
             self.occupy(id, entry.tenant.clone(), Flying { lane, part: 0, number });
-            self.entries.insert(id, entry);
+            self.keep(entry);
         }
         if IS_SHARED {
             self.weigh(number, &gas_of, |_| WHOLE);
@@ -71,7 +71,7 @@ impl Queue {
     /// Adds a request that a restart finds in a block. Its promise was kept or missed before.
     pub fn push_in_block(&mut self, entry: Box<QueuedRequest>, lane: LaneId) {
         self.fly(&entry, lane);
-        self.entries.insert(entry.request.id(), entry);
+        self.keep(entry);
     }
 
     /// Orders the signer's next requests behind it, on the same lane.
@@ -84,7 +84,13 @@ impl Queue {
     }
 
     fn enter(&mut self, id: RequestId, sequence: Option<(Address, Address, u64)>) {
-        let Some(entry) = self.entries.get(&id) else { return };
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        if IS_SHARED && self.max_payload_bytes.is_some_and(|most| self.payload_bytes > most) {
+            self.payload_bytes = self.payload_bytes.saturating_sub(entry.payload_bytes());
+            if !entry.request.is_outline() {
+                entry.request = Arc::new(entry.request.outline());
+            }
+        }
         let (due, is_late) = (entry.due, entry.is_late);
         self.valid.insert((entry.request.valid_until(), id));
         if !is_late {
@@ -126,6 +132,7 @@ impl Queue {
     /// `consumed`: its nonce at the forwarder is used up, so the signer continues with the next.
     pub fn remove(&mut self, id: RequestId, consumed: bool) -> Option<QueuedRequest> {
         let entry = self.entries.remove(&id)?;
+        self.payload_bytes = self.payload_bytes.saturating_sub(entry.payload_bytes());
         if self.valid.remove(&(entry.request.valid_until(), id)) {
             self.leave(&entry.tenant, entry.due, entry.is_late);
         }

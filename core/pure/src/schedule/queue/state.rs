@@ -123,6 +123,10 @@ pub struct Queue {
     pub(super) debtors: Set<Arc<str>>,
     /// Tenants that go after all others, with the end of that time.
     pub(super) last: Map<Arc<str>, Timestamp>,
+    /// Bytes of the requests whose payload is in memory.
+    pub(super) payload_bytes: usize,
+    /// Bytes of payloads from which on waiting requests are kept without; `None` for no limit.
+    pub(super) max_payload_bytes: Option<usize>,
     pub(super) contracts: Contracts,
     pub(super) callers: Option<Table<Address, Set<Arc<str>>>>,
     pub(super) short: Option<Short>,
@@ -137,6 +141,23 @@ impl Queue {
     /// Declares the contracts through which requests share transactions. Call before the first push.
     pub const fn set_contracts(&mut self, contracts: Contracts) {
         self.contracts = contracts;
+    }
+
+    /// Limits the memory for payloads (calldata and signatures): beyond `bytes`, a request that begins to wait is kept as
+    /// an [outline](VerifiedRequest::outline). Call before the first push. Without a limit all payloads stay.
+    pub const fn set_payload_memory(&mut self, bytes: usize) {
+        self.max_payload_bytes = Some(bytes);
+    }
+
+    /// Bytes of the payloads in memory, as they count in a transaction.
+    pub const fn payload_bytes(&self) -> usize {
+        self.payload_bytes
+    }
+
+    /// Those of `ids` whose payload is not in memory.
+    pub fn without_payload(&self, ids: &[RequestId]) -> Vec<RequestId> {
+        let is_outline = |id: &RequestId| self.get(*id).is_some_and(|entry| entry.request.is_outline());
+        ids.iter().copied().filter(is_outline).collect()
     }
 
     /// Number of waiting requests.
@@ -159,12 +180,20 @@ impl Queue {
         self.entries.get_mut(&id).map(|entry| &mut **entry)
     }
 
-    /// Replaces the stored request: by an [outline](VerifiedRequest::outline) while it is in a block, or by the full
-    /// one again.
+    /// Replaces the stored request: by an [outline](VerifiedRequest::outline) while its bytes are not needed, or by the
+    /// full one again.
     pub fn replace(&mut self, request: Arc<VerifiedRequest>) {
         if let Some(entry) = self.entries.get_mut(&request.id()) {
+            self.payload_bytes = self.payload_bytes.saturating_sub(entry.payload_bytes());
             entry.request = request;
+            self.payload_bytes = self.payload_bytes.saturating_add(entry.payload_bytes());
         }
+    }
+
+    /// Stores an entry.
+    pub(super) fn keep(&mut self, entry: Box<QueuedRequest>) {
+        self.payload_bytes = self.payload_bytes.saturating_add(entry.payload_bytes());
+        self.entries.insert(entry.request.id(), entry);
     }
 
     /// True if the request waits (is not in a transaction).

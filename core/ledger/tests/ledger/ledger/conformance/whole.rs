@@ -280,6 +280,20 @@ pub(crate) async fn a_list_of_few_ends_early_and_goes_on(store: &impl Store) {
     }
 }
 
+pub(crate) async fn requests_are_found_by_id(store: &impl Store) {
+    let ledger = store.open().await;
+    accept_all(&*ledger, 1..=1_100).await;
+    one(&*ledger, ended(&[2], Status::Cancelled)).await;
+    let (unknown, known) = (new(2_000).id, new(1).id);
+    let found = ledger.requests_by_id(&[unknown, known]).await.unwrap();
+    assert_eq!(found, [stored(new(1), 1)], "with its payload");
+    assert!(ledger.requests_by_id(&[]).await.unwrap().is_empty());
+    // More than one query can name; what has ended is among them.
+    let all: Vec<_> = (1..=1_100).map(|n| new(n).id).collect();
+    let found: BTreeSet<_> = ledger.requests_by_id(&all).await.unwrap().iter().map(|record| record.id).collect();
+    assert_eq!(found, all.into_iter().collect());
+}
+
 pub(crate) async fn open_requests_are_paged(store: &impl Store) {
     let ledger = store.open().await;
     accept_all(&*ledger, 1..=5).await;
