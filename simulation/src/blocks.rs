@@ -85,7 +85,7 @@ impl World {
         self.extend(now, head, txs, state);
     }
 
-    fn timestamp(&self, now: u64, parent: &Block) -> u64 {
+    pub(crate) fn timestamp(&self, now: u64, parent: &Block) -> u64 {
         (now / 1_000).saturating_add_signed(self.plan.skew_s).max(parent.timestamp_s + 1)
     }
 

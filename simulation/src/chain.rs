@@ -1,7 +1,7 @@
 //! The scripted chain: blocks with their state, execution of transactions, admission to a node's pool.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -17,7 +17,10 @@ use slackwater_core::{
     contracts::{forwarder, multicall3},
 };
 
-use crate::hostile::{self, Deed, HostileTarget};
+use crate::{
+    hostile::{self, Deed, HostileTarget},
+    payments::{self, Payments, Signed},
+};
 
 pub(crate) const FORWARDER: Address = Address::repeat_byte(0xf0);
 pub(crate) const MULTICALL: Address = multicall3::ADDRESS;
@@ -41,6 +44,8 @@ pub(crate) enum Content {
     Multicall(Vec<(Address, u64)>),
     /// One call: target and operation.
     Call(Address, u64),
+    /// Token payments.
+    Payments(Payments),
     /// A transfer of zero wei to the sender itself (a cancel).
     Nothing,
 }
@@ -87,6 +92,7 @@ impl Tx {
             Content::Batch(items) => items.iter().map(|item| item.op).collect(),
             Content::Multicall(calls) => calls.iter().map(|(_, op)| *op).collect(),
             Content::Call(_, op) => vec![*op],
+            Content::Payments(payments) => payments.ops().collect(),
             Content::Nothing => Vec::new(),
         }
     }
@@ -103,8 +109,31 @@ pub(crate) fn op_data(op: u64) -> Bytes {
     data.into()
 }
 
-/// Signature → (user, nonce): stands in for recovery.
-pub(crate) type Signatures = HashMap<Bytes, (Address, u64)>;
+/// What was signed, by signature: stands in for recovery.
+#[derive(Debug, Default)]
+pub(crate) struct Signatures {
+    /// User and nonce of forwards.
+    forwards: HashMap<Bytes, (Address, u64)>,
+    payments: HashMap<Bytes, Signed>,
+}
+
+impl Signatures {
+    pub(crate) fn insert(&mut self, signature: Bytes, signed: (Address, u64)) {
+        self.forwards.insert(signature, signed);
+    }
+
+    pub(crate) fn get(&self, signature: &Bytes) -> Option<&(Address, u64)> {
+        self.forwards.get(signature)
+    }
+
+    pub(crate) fn insert_payment(&mut self, signed: Signed) {
+        self.payments.insert(signed.signature().clone(), signed);
+    }
+
+    pub(crate) fn payment(&self, signature: &Bytes) -> Option<&Signed> {
+        self.payments.get(signature)
+    }
+}
 
 pub(crate) fn content(to: Address, sender: Address, data: &[u8], signatures: &Signatures) -> Content {
     if to == sender && data.is_empty() {
@@ -130,6 +159,9 @@ pub(crate) fn content(to: Address, sender: Address, data: &[u8], signatures: &Si
         && let Ok(call) = multicall3::aggregate3ValueCall::abi_decode(data)
     {
         return Content::Multicall(call.calls.iter().map(|call| (call.target, op_of(&call.callData))).collect());
+    }
+    if let Some(payments) = payments::decode(to, sender, data, signatures) {
+        return Content::Payments(payments);
     }
     Content::Call(to, op_of(data))
 }
@@ -161,6 +193,8 @@ pub(crate) struct State {
     pub(crate) balances: BTreeMap<Address, U256>,
     /// Forwarder nonces.
     pub(crate) users: BTreeMap<Address, u64>,
+    /// Payers' used nonces at the token.
+    pub(crate) paid: BTreeSet<(Address, B256)>,
     /// True while a transaction in front has flipped [`HostileTarget::Flipped`].
     pub(crate) is_flipped: bool,
     /// Number of times that the patient target was honest.
@@ -313,6 +347,7 @@ pub(crate) fn run(
     let (mut gas, mut logs, mut executed) = (21_000u64, Vec::new(), Vec::new());
     match content {
         Content::Nothing => {}
+        Content::Payments(payments) => return payments.run(gas_limit, state, around),
         Content::Call(to, op) => {
             gas += 25_000;
             if fails(*to) {

@@ -11,6 +11,7 @@ use slackwater::{LaneStatus, LocalSigner};
 use slackwater_core::{
     Timestamp,
     chain::ClientRule,
+    contracts::capped_calls,
     request::{BatchId, Forward, LaneId, Reason, RequestId, Status, VerifiedRequest, settlement::CostAccount},
 };
 use slackwater_ledger::{BatchState, MemoryStore, RequestRecord};
@@ -18,6 +19,7 @@ use slackwater_ledger::{BatchState, MemoryStore, RequestRecord};
 use crate::{
     chain::{self, Block, Content, GOOD, Item, Receipt, Tx, op_of},
     hostile::{self, HostileTarget, Lie},
+    payments,
     plan::Operation,
     run::Landing,
     world::{World, short},
@@ -109,7 +111,9 @@ impl World {
             return Some(*op);
         }
         let record = self.store.request(id)?;
-        let op = op_of(&VerifiedRequest::from_stored(&record.payload).ok()?.data());
+        let request = VerifiedRequest::from_stored(&record.payload).ok()?;
+        let op =
+            request.payment().map_or_else(|| op_of(&request.data()), |payment| payments::op_of_nonce(payment.nonce));
         self.checker.ops.insert(id, op);
         Some(op)
     }
@@ -178,6 +182,9 @@ impl World {
             let tip = tx.fees.max_priority_fee_per_gas;
             return self.violate(format!("I15: {} offers a tip of {tip}, which one node alone says", short(hash)));
         }
+        if tx.to == capped_calls::ADDRESS && !self.plan.has_capped_calls {
+            return self.violate(format!("I1: {} goes to `CappedCalls`, where there is no contract", short(hash)));
+        }
         if tx.gas_limit > self.block_gas() {
             let gas = tx.gas_limit;
             return self
@@ -205,6 +212,19 @@ impl World {
         for sender in senders {
             let deepest = self.checker.deep.entry(sender).or_default();
             *deepest = block.state.nonce(sender).max(*deepest);
+        }
+    }
+
+    fn is_payment(&self, op: u64) -> bool {
+        self.operations.iter().any(|operation| operation.op == op && operation.item.kind.payment().is_some())
+    }
+
+    /// I13: a payment that no transaction of ours carried costs nothing.
+    fn check_unsent(&mut self, record: &RequestRecord, op: u64) {
+        let cost = record.cost_wei.unwrap_or_default();
+        let was_sent = self.checker.carried.contains_key(&op) || self.plan.faults.restores_backup;
+        if !was_sent && !cost.is_zero() {
+            self.violate(format!("I13: payment op #{op} was never sent, and costs {cost} wei"));
         }
     }
 
@@ -425,6 +445,12 @@ impl World {
             return;
         }
         let last = self.final_number();
+        if self.is_payment(op) {
+            if let Some(problem) = self.payment_problem((id, op), (status, reason), last, false) {
+                self.violate(problem);
+            }
+            return;
+        }
         let (settled, all) = (self.executions(op, last), self.executions(op, self.head.number));
         let agrees = match status {
             Status::Finalized => settled == [true],
@@ -512,10 +538,8 @@ impl World {
         blocks.reverse();
         let (mut executed, mut most) = (BTreeSet::new(), U256::ZERO);
         for (tx, receipt) in blocks.into_iter().flat_map(|block| &block.txs) {
-            if let Content::Batch(items) = &tx.content
-                && !tx.is_stranger
-                && items.iter().all(|item| executed.contains(&item.op))
-            {
+            let is_guarded = matches!(tx.content, Content::Batch(_) | Content::Payments(_));
+            if is_guarded && !tx.is_stranger && tx.ops().iter().all(|op| executed.contains(op)) {
                 most += receipt.cost();
             }
             executed.extend(receipt.executed.iter().map(|(op, _)| *op));
@@ -721,10 +745,18 @@ impl World {
             }
             let executed = self.executions(op, last);
             let agrees = match record.status {
+                _ if self.is_payment(op) => true,
                 Status::Finalized => executed == [true],
                 Status::Reverted => executed == [false],
                 _ => executed.is_empty(),
             };
+            if self.is_payment(op) {
+                let end = (record.status, record.reason);
+                if let Some(problem) = self.payment_problem((record.id, op), end, last, true) {
+                    self.violate(problem);
+                }
+                self.check_unsent(&record, op);
+            }
             if !agrees {
                 let status = record.status;
                 self.violate(format!(

@@ -11,6 +11,7 @@ mod check;
 mod hostile;
 mod ledger;
 mod node;
+mod payments;
 mod plan;
 mod rng;
 mod run;

@@ -14,6 +14,8 @@ use slackwater::internal::{RpcReply, RpcTransport};
 use slackwater_core::{
     chain::{Fees, Taken, TransportFailure, classify, data_fee::DataFeeModel},
     contracts::{
+        capped_calls,
+        eip3009::IERC3009,
         forwarder, multicall3,
         rollup::{self, GasPriceOracle, L1Block},
     },
@@ -23,6 +25,7 @@ use crate::{
     blocks::Refusal,
     chain::{self, BLOCK_GAS, Block, Content, FORWARDER, GOOD, MULTICALL, PROPOSER, State, Surroundings},
     hostile::Lie,
+    payments::{self, TOKEN, TOKEN_CODE},
     plan::DOMAIN,
     world::{EPOCH_MS, Event, World, short},
 };
@@ -326,6 +329,10 @@ impl World {
             "eth_getCode" => Answer::Result(match address(&params[0]) {
                 FORWARDER => json!(forwarder_code()),
                 MULTICALL => json!(Bytes::from_static(multicall3::runtime_code())),
+                TOKEN if self.plan.payments > 0 => json!(Bytes::from_static(TOKEN_CODE)),
+                capped_calls::ADDRESS if self.plan.has_capped_calls => {
+                    json!(Bytes::from_static(capped_calls::runtime_code()))
+                }
                 _ => json!("0x"),
             }),
             "eth_simulateV1" if self.nodes[node].has_simulate => {
@@ -347,6 +354,7 @@ impl World {
                 Answer::Result(tip.find(hash).map_or(Value::Null, |(block, place)| receipt(block, place)))
             }
             "eth_sendRawTransaction" => self.send(node, &bytes(&params[0])),
+            "eth_getLogs" if self.plan.payments > 0 => Answer::Result(self.logs(node, &params[0])),
             _ => Answer::Error(-32_601, format!("the method {method} does not exist/is not available"), None),
         }
     }
@@ -399,6 +407,14 @@ impl World {
         Answer::Error(code, message, None)
     }
 
+    fn logs(&self, node: usize, filter: &Value) -> Value {
+        let block = |key: &str| number(&filter[key]).unwrap_or(u64::MAX);
+        let topics = filter["topics"].as_array().map_or(&[][..], Vec::as_slice);
+        let topics: Vec<B256> = topics.iter().filter_map(|topic| topic.as_str()?.parse().ok()).collect();
+        let tip = &self.nodes[node].tip;
+        payments::logs(tip, block("fromBlock")..=block("toBlock"), address(&filter["address"]), &topics)
+    }
+
     fn fee_history(&self, node: usize, count: u64) -> Value {
         let tip = &self.nodes[node].tip;
         let mut blocks: Vec<&Arc<Block>> = tip.back().take(usize::try_from(count).unwrap_or(1)).collect();
@@ -441,6 +457,7 @@ impl World {
                 Content::Batch(items) => items.iter_mut().for_each(|item| item.to = GOOD),
                 Content::Multicall(calls) => calls.iter_mut().for_each(|call| call.0 = GOOD),
                 Content::Call(to, _) => *to = GOOD,
+                Content::Payments(payments) => payments.praise(),
                 Content::Nothing => {}
             }
         }
@@ -504,6 +521,9 @@ impl World {
                 })
                 .collect();
             return Some(multicall3::aggregate3Call::abi_encode_returns(&results).into());
+        }
+        if to == TOKEN && self.plan.payments > 0 {
+            return payments::view(input, state, self.spec.chain_id, self.plan.token_tells_domain);
         }
         self.l1_answer(node, to, input, block)
     }
@@ -677,7 +697,18 @@ impl World {
                     let last = data.len() - 1;
                     data[last] = data[last].wrapping_add(1 + (self.rng.below(3) as u8));
                     value = json!(Bytes::from(data));
+                } else if to == TOKEN
+                    && IERC3009::authorizationStateCall::abi_decode(&bytes(&params[0]["input"])).is_ok()
+                    && let Some(last) = data.last_mut()
+                {
+                    *last = 1 - *last;
+                    value = json!(Bytes::from(data));
                 }
+            }
+            "eth_getLogs" => {
+                // Claims that nobody used a nonce, or names a transaction that nobody knows.
+                let hash = keccak256(params[0].to_string());
+                value = if self.rng.permille(500) { json!([]) } else { json!([{ "transactionHash": hash }]) };
             }
             _ => {}
         }

@@ -77,11 +77,13 @@ pub struct Faults {
     pub strangers: u64,
     /// Forwarder nonces of users that are used outside the relay.
     pub foreign_spends: u64,
+    /// Transactions of others that execute or void payments.
+    pub foreign_payments: u64,
     /// Orderly stops at random moments.
     pub stops: u64,
     /// True if the ledger is lost, and an older copy is restored.
     pub restores_backup: bool,
-    /// True if a reorg reverts the use of a user's nonce outside the relay.
+    /// True if a reorg reverts the use of a user's or a payer's nonce outside the relay.
     pub takes_back_spends: bool,
 }
 
@@ -125,6 +127,33 @@ impl Faults {
         faults.foreign_spends = if rng.permille(300) { rng.within(1, 3) } else { 0 };
         faults.restores_backup = rng.permille(60);
         faults
+    }
+
+    /// The same with half of each chance.
+    pub(crate) fn halved(self) -> Self {
+        Self {
+            lost_before: self.lost_before / 2,
+            lost_after: self.lost_after / 2,
+            late: self.late / 2,
+            twice: self.twice / 2,
+            errors: self.errors / 2,
+            garbage: self.garbage / 2,
+            unclear: self.unclear / 2,
+            missing_receipts: self.missing_receipts / 2,
+            lies: self.lies / 2,
+            slow: self.slow / 2,
+            lag: self.lag / 2,
+            evicted: self.evicted / 2,
+            gossip_lost: self.gossip_lost / 2,
+            ignored_by_miner: self.ignored_by_miner / 2,
+            any_attempt: self.any_attempt / 2,
+            revenants: self.revenants / 2,
+            crash_at_commit: self.crash_at_commit / 2,
+            crash_at_call: self.crash_at_call / 2,
+            storage_errors: self.storage_errors / 2,
+            in_doubt: self.in_doubt / 2,
+            ..self
+        }
     }
 }
 
@@ -180,7 +209,15 @@ pub struct Plan {
     pub operations: u64,
     /// Share of calls, thousandths; the rest are forwards.
     pub calls: u32,
-    /// Share of bad targets, thousandths.
+    /// Number of token payments, beside the operations.
+    pub payments: u64,
+    /// Payers with a key; others have code.
+    pub payers: Vec<LocalSigner>,
+    /// True if `CappedCalls` is deployed.
+    pub has_capped_calls: bool,
+    /// True if the token tells its domain by `eip712Domain()`; else by name and version.
+    pub token_tells_domain: bool,
+    /// Share of bad targets and payers, thousandths.
     pub poison: u32,
     /// Shortest and longest time to the deadline, ms.
     pub slack_ms: Range<u64>,
@@ -246,6 +283,10 @@ impl Plan {
             users,
             operations: rng.within(6, 16),
             calls: 400,
+            payments: 0,
+            payers: Vec::new(),
+            has_capped_calls: false,
+            token_tells_domain: false,
             poison: 0,
             slack_ms: 8_000..40_000,
             budget: None,

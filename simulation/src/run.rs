@@ -24,6 +24,7 @@ use crate::{
     hostile::{self, FIRST_OP, HostileSigner},
     ledger::FaultyLedger,
     node::{Shared, Wire, lock},
+    payments::TOKEN,
     plan::Plan,
     rng::{Rng, mix},
     scenario::Scenario,
@@ -151,6 +152,9 @@ fn tell(plan: Plan, seed: u64, off: Option<Protection>, wants_lines: bool) -> Re
     let mut rng = Rng::new(mix(seed ^ 0x0935));
     let mut signatures = std::mem::take(&mut world.signatures);
     world.operations = world.plan.operations(&mut rng, spec.chain_id, &mut signatures);
+    let mut of_payments = Rng::new(mix(seed ^ 0x3009));
+    let payments = world.plan.payment_operations(&mut of_payments, spec.chain_id, &mut signatures);
+    world.operations.extend(payments);
     let mut second = hostile::generator(seed);
     let others = world.plan.hostile_operations(&mut second, spec.chain_id, &mut signatures);
     world.operations.extend(others);
@@ -356,12 +360,18 @@ fn config(world: &Shared, spec: ChainSpec) -> RelayConfig {
         setup = setup.signer_for(asked.unwrap_or_else(|| key.into()), ["alpha", "beta"]);
     }
     setup.forwarders = vec![ForwarderSetup::new(FORWARDER)];
+    if plan.payments > 0 {
+        setup = setup.token(TOKEN);
+    }
     setup.endpoints = (0..locked.nodes.len())
         .map(|node| RpcEndpoint::over(format!("node-{node}"), Arc::new(Wire { world: world.clone(), node })))
         .collect();
     let tenant = |id: &str, budget: Option<Budget>| {
         let mut policy = TenantPolicy::new(id);
         policy.kinds = [KindName::Forward, KindName::Call].into();
+        if plan.payments > 0 {
+            policy.kinds.insert(KindName::Authorization);
+        }
         if id == hostile::TENANT {
             // Calls need named targets.
             policy.kinds.remove(&KindName::Call);
@@ -370,10 +380,11 @@ fn config(world: &Shared, spec: ChainSpec) -> RelayConfig {
         policy.price_percent = if budget.is_some() && id == "alpha" { plan.price_percent() } else { 100 };
         policy.budget = budget;
         // Named, so that they share transactions.
-        let targets = [GOOD, REVERTS, TRAP, BURNS].map(|target| (target, TargetRule::default()));
+        let named = [GOOD, REVERTS, TRAP, BURNS].into_iter().chain((plan.payments > 0).then_some(TOKEN));
+        let targets: BTreeMap<_, _> = named.map(|target| (target, TargetRule::default())).collect();
         // Not for the hostile tenant: it may use every target and names none, or names one that it should not.
         policy.targets = match plan.hostility.named_target() {
-            _ if id != hostile::TENANT => Some([(chain_id, targets.into())].into()),
+            _ if id != hostile::TENANT => Some([(chain_id, targets)].into()),
             Some(target) => Some([(chain_id, [(target, TargetRule::default())].into())].into()),
             None => None,
         };

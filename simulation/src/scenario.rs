@@ -6,6 +6,7 @@ use crate::{
     hostile::{self, HostileSigner, HostileTarget, Lie},
     plan::{DataFee, Faults, Happening, Plan},
     rng::{Rng, mix},
+    world::key,
 };
 
 /// Subject of a run.
@@ -131,6 +132,8 @@ pub enum Scenario {
     AddedSigner,
     /// S20: the chain's clock is ahead, or behind.
     WrongClock,
+    /// Token payments beside forwards and calls, with all faults, some of them executed or voided by others.
+    Payments,
 }
 
 impl Scenario {
@@ -152,9 +155,9 @@ impl Scenario {
         Self::Duplicate,
     ];
 
-    /// Scenarios with a hostile party, or whose faults come from a second generator. They are run by name, so that the
-    /// seeds of all scenarios in turn keep their meaning.
-    pub const HOSTILE: [Self; 45] = [
+    /// Scenarios with a hostile party, with payments, or whose faults come from a second generator. They are run by name,
+    /// so that the seeds of all scenarios in turn keep their meaning.
+    pub const HOSTILE: [Self; 46] = [
         Self::Entangled,
         Self::MoneyTakenBack,
         Self::Scarce,
@@ -200,6 +203,7 @@ impl Scenario {
         Self::AskedSigner,
         Self::AddedSigner,
         Self::WrongClock,
+        Self::Payments,
     ];
 
     /// Its settings for a seed.
@@ -372,6 +376,7 @@ impl Scenario {
                 plan.top_up_after_ms = plan.calm_after_ms;
                 plan.timeline = vec![(5_000, Happening::Drain), (plan.calm_after_ms + 1_024, Happening::Reorg)];
             }
+            Self::Payments => payments(&mut plan, seed, &mut rng),
             _ => self.harm(&mut plan, seed, &mut rng),
         }
         plan
@@ -596,6 +601,28 @@ impl Scenario {
             }
         }
     }
+}
+
+/// Sets payments, and all faults at moderate strength.
+fn payments(plan: &mut Plan, seed: u64, rng: &mut Rng) {
+    plan.payments = rng.within(5, 16);
+    plan.operations = rng.within(2, 8);
+    plan.payers = (0..rng.within(1, 4)).map(|payer| key(seed, 0x3009_0000 + payer)).collect();
+    plan.has_capped_calls = rng.permille(500);
+    plan.token_tells_domain = rng.permille(500);
+    plan.poison = if rng.permille(600) { 250 } else { 0 };
+    plan.twins = if rng.permille(250) { 300 } else { 0 };
+    plan.withdrawn = if rng.permille(250) { 150 } else { 0 };
+    plan.is_burst = rng.permille(400);
+    plan.skew_s = i64::try_from(rng.below(5)).unwrap_or(0) - 2;
+    plan.max_batch = usize::try_from(rng.within(1, 8)).unwrap_or(1);
+    if rng.permille(200) {
+        plan.budget = Some(U256::from(plan.base_fee + 3_000_000_000) * U256::from(rng.within(1_000_000, 20_000_000)));
+    }
+    plan.faults = Faults::any(rng).halved();
+    plan.faults.reorgs = rng.within(1, 6);
+    plan.faults.foreign_payments = rng.below(6);
+    plan.faults.crash_at_command = if rng.permille(200) { 10 } else { 0 };
 }
 
 fn data_fee(second: &mut Rng, rise: std::ops::Range<u64>) -> DataFee {

@@ -23,6 +23,7 @@ use crate::{
     chain::{self, BLOCK_GAS, Block, Signatures, State, Tx},
     check::Checker,
     hostile::Lie,
+    payments::PAYERS_FRIENDS,
     plan::{Faults, Happening, Operation, Plan},
     rng::{Rng, mix},
 };
@@ -71,6 +72,7 @@ pub(crate) enum Event {
     Outage,
     Stranger,
     Spend,
+    Pay,
     TopUp,
     Drain,
     CalmDown,
@@ -162,6 +164,9 @@ impl World {
         for key in &keys {
             state.balances.insert(key.address(), plan.balance);
         }
+        if plan.payments > 0 {
+            state.balances.extend(PAYERS_FRIENDS.map(|friend| (friend, U256::from(10u128.pow(24)))));
+        }
         let genesis = Arc::new(Block {
             number: 1_000,
             hash: chain::block_hash(B256::ZERO, 1_000, seed),
@@ -202,7 +207,7 @@ impl World {
             nodes,
             known: BTreeMap::new(),
             decoded: HashMap::new(),
-            signatures: Signatures::new(),
+            signatures: Signatures::default(),
             operations: Vec::new(),
             keys,
             is_crashed: false,
@@ -260,6 +265,7 @@ impl World {
             (faults.outages, || Event::Outage),
             (faults.strangers, || Event::Stranger),
             (faults.foreign_spends, || Event::Spend),
+            (faults.foreign_payments, || Event::Pay),
         ] {
             for _ in 0..count {
                 let at = self.rng.within(from + 2 * block_ms, calm);
@@ -484,6 +490,7 @@ impl World {
             }
             Event::Stranger if !self.is_calm => self.stranger(),
             Event::Spend if !self.is_calm => self.spend_user_nonce(),
+            Event::Pay if !self.is_calm => self.pay_elsewhere(),
             Event::Backup => match self.backup.take() {
                 None => {
                     self.backup = Some(self.store.snapshot());
@@ -531,7 +538,8 @@ impl World {
                     self.at(now + 10, Event::TopUp);
                 }
             }
-            Event::Reorg | Event::Stop | Event::Crash | Event::Outage | Event::Stranger | Event::Spend => {}
+            Event::Reorg | Event::Stop | Event::Crash | Event::Outage | Event::Stranger | Event::Spend | Event::Pay => {
+            }
         }
     }
 }
