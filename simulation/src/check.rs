@@ -46,7 +46,7 @@ const MOST_RESERVED: u64 = 1_000_000_000_000_000_000;
 
 #[derive(Debug, Default)]
 pub(crate) struct Checker {
-    /// True once a transaction failed as a whole, in any block.
+    /// True once a transaction failed as a whole, in any block, or a payment in it.
     has_failed: bool,
     /// Transactions that some node accepted.
     pub(crate) taken: BTreeSet<B256>,
@@ -133,7 +133,12 @@ impl World {
     /// I1 on the chain.
     pub(crate) fn check_block(&mut self, block: &Arc<Block>) {
         let Some(parent) = &block.parent else { return };
-        self.checker.has_failed |= block.txs.iter().any(|(_, receipt)| !receipt.is_success);
+        // A payment may fail alone in its transaction, and its payer may burn its gas then.
+        let has_failed = |(tx, receipt): &(Arc<Tx>, Receipt)| {
+            let is_partial = matches!(tx.content, Content::Payments(_)) && receipt.executed.len() < tx.ops().len();
+            !receipt.is_success || (is_partial && !tx.is_stranger)
+        };
+        self.checker.has_failed |= block.txs.iter().any(has_failed);
         for (tx, receipt) in &block.txs {
             for (op, _) in &receipt.executed {
                 let is_double = parent.back().any(|block| {
