@@ -141,6 +141,16 @@ impl World {
                 {
                     self.count("deceived");
                 }
+                if let Content::Payments(payments) = &tx.content
+                    && tx.is_payload()
+                {
+                    if payments.ops().count() > 1 {
+                        self.count("payments share a transaction");
+                    }
+                    if payments.is_beaten(&receipt, &txs) {
+                        self.count("payment made in front, in the same block");
+                    }
+                }
                 if tx.is_payload() && !receipt.is_success {
                     self.count("transaction reverted");
                 }

@@ -24,7 +24,7 @@ use slackwater_core::{
 };
 
 use crate::{
-    chain::{self, Block, Content, Signatures, State, Surroundings, Tx},
+    chain::{self, Block, Content, Receipt, Signatures, State, Surroundings, Tx},
     plan::{Operation, Plan},
     rng::Rng,
     world::{EPOCH_MS, Event, World, short},
@@ -206,6 +206,18 @@ impl Member {
 impl Payments {
     pub(crate) fn ops(&self) -> impl Iterator<Item = u64> {
         self.members.iter().map(Member::op)
+    }
+
+    /// True if a member failed behind a foreign transaction among `before`, in the same block, that used its nonce.
+    pub(crate) fn is_beaten(&self, receipt: &Receipt, before: &[(Arc<Tx>, Receipt)]) -> bool {
+        let is_used = |wanted: &Authorization| {
+            before.iter().any(|(tx, receipt)| match &tx.content {
+                Content::Payments(others) => tx.is_stranger && others.used(wanted, &receipt.logs).is_some(),
+                _ => false,
+            })
+        };
+        let failed = self.members.iter().filter(|member| !receipt.executed.iter().any(|(op, _)| *op == member.op()));
+        failed.into_iter().any(|member| is_used(&member.authorization))
     }
 
     /// As if all payers had the amount.
@@ -562,8 +574,7 @@ impl World {
         let Some(from) = self.head.at(last.min(self.head.number)) else { return Vec::new() };
         let mut found = Vec::new();
         for block in from.back() {
-            let executes =
-                |(_, receipt): &&(Arc<Tx>, chain::Receipt)| receipt.executed.iter().any(|(other, _)| *other == op);
+            let executes = |(_, receipt): &&(Arc<Tx>, Receipt)| receipt.executed.iter().any(|(other, _)| *other == op);
             found.extend(block.txs.iter().filter(executes).map(|(tx, _)| (tx.hash, block.number)));
         }
         found

@@ -615,14 +615,33 @@ fn payments(plan: &mut Plan, seed: u64, rng: &mut Rng) {
     plan.withdrawn = if rng.permille(250) { 150 } else { 0 };
     plan.is_burst = rng.permille(400);
     plan.skew_s = i64::try_from(rng.below(5)).unwrap_or(0) - 2;
-    plan.max_batch = usize::try_from(rng.within(1, 8)).unwrap_or(1);
+    plan.max_batch = usize::try_from(rng.within(1, 12)).unwrap_or(1);
     if rng.permille(200) {
         plan.budget = Some(U256::from(plan.base_fee + 3_000_000_000) * U256::from(rng.within(1_000_000, 20_000_000)));
     }
     plan.faults = Faults::any(rng).halved();
     plan.faults.reorgs = rng.within(1, 6);
-    plan.faults.foreign_payments = rng.below(6);
+    plan.faults.foreign_payments = rng.below(10);
     plan.faults.crash_at_command = if rng.permille(200) { 10 } else { 0 };
+    if rng.permille(300) {
+        plan.slack_ms = 2_500..12_000;
+    }
+    match rng.below(10) {
+        // Every node refuses large transactions, whose members then go elsewhere.
+        0 => plan.hostility.block_gas = rng.within(300_000, 900_000),
+        1 => {
+            plan.base_fee = 40_000_000_000;
+            plan.hostility.fee_cap_wei = u128::from(rng.within(2, 5)) * 10_000_000_000_000_000;
+        }
+        2 => plan.hostility.has_no_simulation = true,
+        3 => plan.hostility.finality_step = rng.within(4, 12),
+        4 => {
+            plan.spike = 6..rng.within(12, 26);
+            plan.balance = U256::from(plan.base_fee + 2_000_000_000) * U256::from(rng.within(300_000, 2_500_000));
+            plan.top_up_after_ms = rng.within(15_000, 40_000);
+        }
+        _ => {}
+    }
 }
 
 fn data_fee(second: &mut Rng, rise: std::ops::Range<u64>) -> DataFee {

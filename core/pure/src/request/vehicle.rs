@@ -64,6 +64,11 @@ impl VehicleParams {
         execution.max(floor)
     }
 
+    /// Gas that `request` may use among `count` members beside what it used when it was simulated in a transaction of its own.
+    pub fn company_gas(&self, key: VehicleKey, request: &VerifiedRequest, count: usize) -> u64 {
+        key.company_gas(self, count, request.data().len() as u64)
+    }
+
     /// Upper bound of the gas of a member that the forwarder skips: all but the call to its target.
     pub fn skip_gas(&self, request: &VerifiedRequest) -> u64 {
         self.member_gas(request).saturating_sub(request.gas().saturating_add(request.gas() / 63))

@@ -647,7 +647,10 @@ impl<H: Host> Sender<H> {
             .iter()
             .enumerate()
             .map(|(index, member)| match used.get(index).copied().flatten() {
-                Some(gas) => gas.saturating_sub(base_gas),
+                Some(gas) => {
+                    let company_gas = params.company_gas(selection.key, member, members.len());
+                    gas.saturating_sub(base_gas).saturating_add(company_gas)
+                }
                 None => params.member_gas(member),
             })
             .collect();

@@ -333,6 +333,11 @@ fn payers_share_a_transaction_that_caps_their_gas() {
     let sent = executeCall::abi_decode(&payload.data).unwrap().calls;
     let wanted = members.iter().map(|member| Call { target: TOKEN, gas: U256::from(GAS), data: member.data() });
     assert_eq!(sent, wanted.collect::<Vec<_>>());
+    // Beside what each uses alone: its call by the contract, which a forward has alone too.
+    let company_gas = |count| params.company_gas(VehicleKey::Payments, &members[0], count);
+    let bytes = members[0].data().len() as u64;
+    assert_eq!([1, 2, 12].map(company_gas), [0, 11_560 + bytes, 11_560 + bytes]);
+    assert_eq!(params.company_gas(VehicleKey::Multicall, &members[0], 2), 0);
     let needed = capped_calls::gas_limit(members.iter().map(|member| (GAS, member.data().len() as u64)));
     assert_eq!(payload.gas_limit, schedule.intrinsic_gas(&payload.data) + needed);
     for count in 1..=members.len() {

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Bytes of a payment's place in `execute` beside its data: offsets, target, gas, length.
-const CALL_ENVELOPE_BYTES: usize = 160;
+pub(super) const CALL_ENVELOPE_BYTES: usize = 160;
 
 /// Last second that is counted with: as far as a forward's deadline goes.
 const LAST_SECOND: u64 = (1 << 48) - 1;

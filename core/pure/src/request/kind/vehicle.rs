@@ -60,6 +60,16 @@ impl VehicleKey {
         inner.saturating_add(reserve).saturating_add(margin)
     }
 
+    /// Gas that a member with this many bytes of data may use among `count` beside what it uses in a transaction of its own:
+    /// one payment alone does without the contract.
+    pub(in crate::request) const fn company_gas(self, params: &VehicleParams, count: usize, bytes: u64) -> u64 {
+        if !IS_SHARED || !self.caps_members() || count < 2 {
+            return 0;
+        }
+        let envelope = params.schedule.nonzero_byte_gas.saturating_mul(authorization::CALL_ENVELOPE_BYTES as u64);
+        capped_calls::USED_PER_CALL_GAS.saturating_add(bytes).saturating_add(envelope)
+    }
+
     /// Recipient and calldata of the transaction that carries `members`.
     pub(in crate::request) fn content(
         self,
