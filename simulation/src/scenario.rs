@@ -613,7 +613,7 @@ fn payments(plan: &mut Plan, seed: u64, rng: &mut Rng) {
     plan.poison = if rng.permille(600) { 250 } else { 0 };
     plan.twins = if rng.permille(250) { 300 } else { 0 };
     plan.withdrawn = if rng.permille(250) { 150 } else { 0 };
-    plan.is_burst = rng.permille(400);
+    plan.is_burst = rng.permille(600);
     plan.skew_s = i64::try_from(rng.below(5)).unwrap_or(0) - 2;
     plan.max_batch = usize::try_from(rng.within(1, 12)).unwrap_or(1);
     if rng.permille(200) {

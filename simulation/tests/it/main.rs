@@ -232,6 +232,29 @@ fn keys_elsewhere_do_not_always_answer() {
     happened(&holds(Scenario::AskedSigner, 0..HOSTILE_SEEDS), &["signer fails", "crash", "finalized"]);
 }
 
+/// Payments beside forwards and calls. Others make some of them first, pay otherwise with the same nonce, or void it; reorgs
+/// take that back.
+#[test]
+fn payments_that_others_make_too() {
+    let counts = holds(Scenario::Payments, 0..2 * SEEDS);
+    happened(
+        &counts,
+        &[
+            "payments share a transaction",
+            "payment made elsewhere",
+            "payment made in front, in the same block",
+            "payer's nonce used for another payment",
+            "payment voided",
+            "payment executed elsewhere",
+            "payment's nonce used elsewhere",
+            "crash",
+            "reorg",
+            "expired",
+            "rejected",
+        ],
+    );
+}
+
 #[test]
 fn s20_signers_come_and_go_and_clocks_are_wrong() {
     happened(&holds(Scenario::RemovedSigner, 0..HOSTILE_SEEDS), &["orderly stop", "finalized"]);
