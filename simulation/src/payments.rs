@@ -354,9 +354,10 @@ impl Plan {
                 .permille(100)
                 .then(|| U256::from(self.base_fee + 2_500_000_000) * U256::from(rng.within(150_000, 3_000_000)));
             submission.idempotency_key = rng.permille(500).then(|| format!("key-{op}"));
+            let tenant = *rng.pick(&["alpha", "beta"]);
             operations.push(Operation {
                 op,
-                tenant: *rng.pick(&["alpha", "beta"]),
+                tenant,
                 item: submission,
                 next_at: at,
                 gives_up_at: at + slack,
