@@ -11,6 +11,7 @@ mod check;
 mod hostile;
 mod ledger;
 mod node;
+mod page;
 mod payments;
 mod plan;
 mod rng;
@@ -20,6 +21,7 @@ mod signer;
 mod world;
 
 pub use hostile::{HostileSigner, HostileTarget, Hostility, Lie};
+pub use page::run_page;
 pub use plan::{DataFee, Faults, Happening, Plan};
 pub use run::{Report, run, run_scenario, run_without};
 pub use scenario::Scenario;

@@ -1,9 +1,53 @@
 //! `slackwater-sim`: runs many seeds and reports violations.
+//!
+//! Without `--scenario`, each seed runs the server's relay in one of its scenarios, and then the page's; with `--scenario all`
+//! the hostile scenarios are among them.
 #![expect(clippy::print_stdout, reason = "a program for people")]
 
 use std::{process::ExitCode, time::Instant};
 
-use slackwater_simulation::{Counts, Protection, Scenario, run_without};
+use slackwater_simulation::{Counts, Protection, Report, Scenario, run_page, run_without};
+
+/// What a seed is given to.
+#[derive(Clone, Copy)]
+enum Subject {
+    /// The server's relay.
+    Server(Scenario),
+    /// The page's relay.
+    Page,
+}
+
+impl Subject {
+    /// Everything that `--scenario` names.
+    fn all() -> impl Iterator<Item = Self> {
+        Scenario::ALL.into_iter().chain(Scenario::HOSTILE).map(Self::Server).chain([Self::Page])
+    }
+
+    fn name(self) -> String {
+        match self {
+            Self::Server(scenario) => format!("{scenario:?}"),
+            Self::Page => "Page".to_owned(),
+        }
+    }
+
+    fn run(self, seed: u64, off: Option<Protection>) -> Report {
+        match self {
+            Self::Server(scenario) => run_without(scenario, seed, off),
+            Self::Page => run_page(seed, off),
+        }
+    }
+}
+
+/// What `seed` runs if no scenario is named. Every second seed mixes everything; the others take the named scenarios in turn,
+/// the `hostile` ones after them.
+fn in_turn(seed: u64, hostile: &[Scenario]) -> Vec<Subject> {
+    let named = || Scenario::ALL.into_iter().skip(1).chain(hostile.iter().copied());
+    let scenario = match seed % 2 {
+        0 => Scenario::Random,
+        _ => named().nth((seed as usize / 2) % named().count()).unwrap_or(Scenario::Random),
+    };
+    vec![Subject::Server(scenario), Subject::Page]
+}
 
 fn main() -> ExitCode {
     let number = |name: &str| {
@@ -16,17 +60,12 @@ fn main() -> ExitCode {
     let off: Option<String> = std::env::args().skip_while(|arg| arg != "--without").nth(1);
     let off = Protection::ALL.into_iter().find(|protection| off.as_ref() == Some(&format!("{protection:?}")));
     let wanted: Option<String> = std::env::args().skip_while(|arg| arg != "--scenario").nth(1);
-    let is_wanted = |scenario: &Scenario| {
-        wanted.as_ref().is_some_and(|wanted| format!("{scenario:?}").eq_ignore_ascii_case(wanted))
-    };
-    let scenarios: Vec<Scenario> = match &wanted {
-        None => Scenario::ALL.to_vec(),
-        Some(name) if name == "all" => Scenario::ALL.into_iter().chain(Scenario::HOSTILE).collect(),
-        Some(_) => Scenario::ALL.into_iter().chain(Scenario::HOSTILE).filter(is_wanted).collect(),
-    };
-    if scenarios.is_empty() {
-        let names: Vec<String> =
-            Scenario::ALL.iter().chain(&Scenario::HOSTILE).map(|scenario| format!("{scenario:?}")).collect();
+    let hostile: &[Scenario] = if wanted.as_deref() == Some("all") { &Scenario::HOSTILE } else { &[] };
+    let wanted = wanted.filter(|wanted| wanted != "all");
+    let wanted: Option<Vec<Subject>> =
+        wanted.map(|wanted| Subject::all().filter(|subject| subject.name().eq_ignore_ascii_case(&wanted)).collect());
+    if wanted.as_ref().is_some_and(Vec::is_empty) {
+        let names: Vec<String> = Subject::all().map(Subject::name).collect();
         println!("no such scenario; there are {}", names.join(", "));
         return ExitCode::FAILURE;
     }
@@ -36,24 +75,20 @@ fn main() -> ExitCode {
     let started = Instant::now();
     let results: Vec<(Counts, u64, Vec<String>)> = std::thread::scope(|scope| {
         let work = |thread: u64| {
-            let scenarios = scenarios.clone();
+            let wanted = wanted.clone();
             move || {
                 let (mut counts, mut hash, mut broken) = (Counts::default(), 0u64, Vec::new());
                 for seed in (first..first + seeds).filter(|seed| seed % threads == thread) {
-                    // Every second seed mixes everything.
-                    let scenario = match (scenarios.len(), seed % 2) {
-                        (1, _) => scenarios[0],
-                        (_, 0) => Scenario::Random,
-                        (count, _) => scenarios[1 + (seed as usize / 2) % (count - 1)],
-                    };
-                    let report = run_without(scenario, seed, off);
-                    counts.add(&report.counts);
-                    hash ^= report.hash.rotate_left((seed % 64) as u32);
-                    if report.violation.is_some() || shows_all {
-                        println!("{scenario:?} {report}");
-                    }
-                    if report.violation.is_some() {
-                        broken.push(format!("--scenario {scenario:?} --seed {seed}"));
+                    for subject in wanted.clone().unwrap_or_else(|| in_turn(seed, hostile)) {
+                        let (name, report) = (subject.name(), subject.run(seed, off));
+                        counts.add(&report.counts);
+                        hash ^= report.hash.rotate_left((seed % 64) as u32);
+                        if report.violation.is_some() || shows_all {
+                            println!("{name} {report}");
+                        }
+                        if report.violation.is_some() {
+                            broken.push(format!("--scenario {name} --seed {seed}"));
+                        }
                     }
                 }
                 (counts, hash, broken)

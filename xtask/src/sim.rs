@@ -10,7 +10,8 @@ use crate::tools::{repo_root, run};
 
 /// Run the shipped relay against scripted chains, nodes, storage and crashes (docs/simulation.md).
 ///
-/// Every second seed mixes all faults, the others take the named scenarios in turn. Prints the injected faults, and
+/// Every second seed mixes all faults, the others take the named scenarios in turn; each seed then runs the page's
+/// relay too. Prints the injected faults, and
 /// the timeline of a seed that violated an invariant.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -23,7 +24,7 @@ pub(crate) struct Args {
     /// Only this seed.
     #[arg(long)]
     seed: Option<u64>,
-    /// Only this scenario (random, crash, reorg, …), or `all`: the hostile ones too.
+    /// Only this scenario (random, crash, reorg, …; `page` for the page's relay), or `all`: the hostile ones too.
     #[arg(long)]
     scenario: Option<String>,
     /// Print the timeline of every seed.

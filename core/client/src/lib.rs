@@ -11,8 +11,8 @@
 use slackwater_core::private;
 // Modules of the decisions, under the same paths as there.
 use slackwater_core::{
-    chain, forecast, json, lane, market, ordered, policy, provenance, record, request, schedule, sender, table, time,
-    tuning, wire,
+    chain, forecast, json, lane, market, ordered, policy, protection, provenance, record, request, schedule, sender,
+    table, time, tuning, wire,
 };
 
 pub mod api;

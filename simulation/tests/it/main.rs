@@ -2,6 +2,8 @@
 //!
 //! Longer: `cargo xtask sim --seeds 10000`.
 
+mod page;
+
 use slackwater_simulation::{Counts, Protection, Report, Scenario, run, run_scenario, run_without};
 
 /// Number of seeds of each scenario here; the long run has more.

@@ -10,7 +10,7 @@ use super::{
     host::{Payer, Timing},
     key::SessionKey,
     parts::{Errand, Heads, OpenNonce, Spenders},
-    state::LocalRelay,
+    state::{LANE, LocalRelay},
 };
 use crate::{
     chain::data_fee::with_margin,
@@ -84,7 +84,9 @@ impl LocalRelay {
     /// Tells the sender what happened, and carries out what it wants.
     pub(super) fn tell(&mut self, now: Timestamp, input: Input) {
         let is_fresh = self.heads.looked_at.is_some_and(|at| now.since(at) <= self.config.stale_after);
-        self.sender.handle(now, surroundings(self.fee_cap_wei, is_fresh), input);
+        // An unknown balance would pay for anything.
+        let is_funded = self.sender.lane(LANE).is_some_and(|lane| lane.machine.balance().is_some());
+        self.sender.handle(now, surroundings(self.fee_cap_wei, is_fresh && is_funded), input);
         self.obey(now);
     }
 

@@ -11,6 +11,7 @@ use super::{
 use crate::{
     chain::{RpcErrorClass, Taken, least_price, refused_fee_cap},
     lane::{AttemptKey, PollPurpose, SendOutcome},
+    protection::Protection,
     record::{AttemptRecord, Durable},
     request::receipt::RpcReceipt,
     sender::{Input, SendReport},
@@ -99,7 +100,7 @@ impl LocalRelay {
         if let Some(found) = &run.found {
             // A found receipt counts, whatever else was not answered.
             run.is_complete = true;
-            if last.is_none_or(|last| found.block_number > last) {
+            if last.is_none_or(|last| found.block_number > last) && Protection::SettleAtFinality.is_on() {
                 run.purpose = PollPurpose::Inclusion;
             }
             // I9: a receipt from a block known not to be canonical belongs to another branch.

@@ -12,7 +12,7 @@ use super::{
     parts::{PollRun, Purpose, Search},
     state::LocalRelay,
 };
-use crate::{lane::PollPurpose, time::Timestamp};
+use crate::{lane::PollPurpose, protection::Protection, time::Timestamp};
 
 /// A block with its transactions.
 #[derive(Debug, Deserialize)]
@@ -117,7 +117,7 @@ impl LocalRelay {
             None => run.is_complete = false,
             // Our own transaction: the node has not indexed its receipt yet.
             Some((_, hash)) if run.hashes.contains(&hash) => run.is_complete = false,
-            Some((number, _)) if last.is_some_and(|last| number <= last) => {}
+            Some((number, _)) if last.is_some_and(|last| number <= last) || !Protection::LostAtFinality.is_on() => {}
             Some(_) => run.purpose = PollPurpose::Inclusion,
         }
         self.tell_poll(now, run);

@@ -1,3 +1,4 @@
 //! The relay in a page, on a scripted chain.
 
 mod local_relay;
+mod world;
