@@ -54,7 +54,7 @@ const fn lack(protection: Protection) -> Lack {
         Protection::IgnoredYields => ChangesNothing("a page never gives up what blocks pass over"),
         Protection::NodeLimits => IsNotTold("what was refused for its size goes on in smaller transactions"),
         Protection::HoldEntangled => IsNotTold("without it a run may never end"),
-        _ => IsNotTold("it is new: decide what its lack does"),
+        _ => panic!("a new protection: what does its lack do in a page?"),
     }
 }
 

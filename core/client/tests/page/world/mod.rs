@@ -359,8 +359,8 @@ impl World {
         assert!(!self.ended.contains_key(&id) || self.ended[&id] == view, "{id} changed after its end");
         // Several changes may be reported as one; none of them leaves a terminal status.
         assert!(before == view.status || !before.is_terminal(), "{id}: {before} became {}", view.status);
-        if view.reason == Some(Reason::BatchFailed) {
-            self.suspect();
+        if view.status != Status::Included {
+            self.suspect(id);
         }
         if view.status.is_terminal() {
             let stored = &self.storage[&format!("r:{id}")];
@@ -565,15 +565,16 @@ impl World {
         (used < u64::from(*next)).then_some(user)
     }
 
-    /// Notes that the relay has seen a request to [`HIDDEN`] fail alone, for good. Suspicion ends with the process.
-    fn suspect(&mut self) {
-        if self.suspected_at.is_some() || self.counts.contains_key("crash") || self.faults.crash > 0 {
+    /// Notes that the relay has seen this request to [`HIDDEN`] fail alone, for good. Suspicion ends with the process.
+    fn suspect(&mut self, id: RequestId) {
+        let has_crashed = self.counts.contains_key("crash") || self.faults.crash > 0;
+        if self.suspected_at.is_some() || has_crashed || self.known[&id].to != HIDDEN {
             return;
         }
         let mut failed = self.chain.paid_until(self.chain.final_height()).filter(|(tx, _, gas)| *gas == tx.gas);
         let is_alone = |tx: &Tx| {
             let mut members = self.members(tx);
-            members.next().is_some_and(|known| known.to == HIDDEN && known.user.is_some()) && members.next().is_none()
+            members.next().is_some_and(|known| known.mark == self.known[&id].mark) && members.next().is_none()
         };
         if failed.any(|(tx, _, _)| !tx.is_foreign && is_alone(tx)) {
             self.suspected_at = Some(self.now);
