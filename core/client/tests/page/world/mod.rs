@@ -25,6 +25,8 @@ use chain::{BLOCK_S, CHAIN_ID, Chain, FINALITY, FORWARDER, GWEI, HIDDEN, PRICED,
 
 /// Time within which everything that can land must be in a block once the faults are over.
 const LANDS_WITHIN: Duration = Duration::from_secs(400);
+/// Time for which a target is suspect at least, after its first surprise.
+const IS_SUSPECT_FOR: Duration = Duration::from_secs(1_200);
 /// Time for the relay to send what it had composed before.
 const SENDS_WITHIN: Duration = Duration::from_secs(60);
 
@@ -435,7 +437,9 @@ impl World {
         assert!(is_new, "I4: nonce {} was used for good when the process began", tx.nonce);
         let signers: BTreeSet<Option<usize>> = members.iter().map(|known| known.user.map(|(user, _)| user)).collect();
         let is_suspect = members.iter().any(|known| known.to == HIDDEN)
-            && self.suspected_at.is_some_and(|at| self.now > at.saturating_add(SENDS_WITHIN));
+            && self.suspected_at.is_some_and(|at| {
+                self.now > at.saturating_add(SENDS_WITHIN) && self.now < at.saturating_add(IS_SUSPECT_FOR)
+            });
         assert!(!is_suspect || signers.len() == 1, "I14: a suspect target's requests have company");
     }
 

@@ -143,8 +143,9 @@ impl Plan {
                 }
                 is_forward |= self.subject.is_about_batches() && second.chance(70);
                 self.subject.request(is_forward, &mut to, &mut gas, &mut most, second);
-                let gaps = if self.subject == Subject::Hidden { 60 } else { 30 };
-                let steps = if !self.is_burst && second.chance(gaps) { second.below(600) } else { 0 };
+                // Suspicion of a target lasts some minutes.
+                let (gaps, longest) = if self.subject == Subject::Hidden { (60, 80) } else { (30, 600) };
+                let steps = if !self.is_burst && second.chance(gaps) { second.below(longest) } else { 0 };
                 (0..steps).for_each(|_| world.step());
             }
             if is_forward {
@@ -206,6 +207,8 @@ impl Subject {
             }
             Self::Limits => {
                 world.least_base_fee = (20 + second.below(30) as u128) * GWEI;
+                // A transaction that nodes hold, and whose next price they refuse, would block its nonce until its deadline.
+                world.chain.base_fee = world.least_base_fee;
                 world.chain.turns_at = world.chain.height() + 1 + second.below(8);
                 let limits = &mut world.chain.limits;
                 match second.below(3) {
