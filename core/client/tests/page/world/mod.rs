@@ -572,7 +572,9 @@ impl World {
     /// Notes that the relay has seen this request to [`HIDDEN`] fail alone, for good. Suspicion ends with the process.
     fn suspect(&mut self, id: RequestId) {
         let has_crashed = self.counts.contains_key("crash") || self.faults.crash > 0;
-        if self.suspected_at.is_some() || has_crashed || self.known[&id].to != HIDDEN {
+        // A call that fails is no surprise: it takes nobody else's gas.
+        let is_hidden = self.known[&id].to == HIDDEN && self.known[&id].user.is_some();
+        if self.suspected_at.is_some() || has_crashed || !is_hidden {
             return;
         }
         let mut failed = self.chain.paid_until(self.chain.final_height()).filter(|(tx, _, gas)| *gas == tx.gas);
