@@ -168,7 +168,7 @@ impl<H: Host> Sender<H> {
         for id in selection.members {
             match is_read && missing.contains(&id) {
                 true => self.held.push(id),
-                false => self.queue.put_back(id),
+                false => self.put_back(id),
             }
         }
     }
@@ -267,7 +267,7 @@ impl<H: Host> Sender<H> {
     /// Takes a batch back whose simulation was broken off.
     pub fn give_up(&mut self, index: usize, candidate: &Candidate) {
         self.lanes[index].is_composing = false;
-        candidate.members.iter().for_each(|member| self.queue.put_back(member.id()));
+        candidate.members.iter().for_each(|member| self.put_back(member.id()));
     }
 
     /// Takes these requests back that wait for the next block.
@@ -275,7 +275,7 @@ impl<H: Host> Sender<H> {
         let (released, held) = std::mem::take(&mut self.held).into_iter().partition(|id| ids.contains(id));
         self.held = held;
         let released: Vec<RequestId> = released;
-        released.into_iter().for_each(|id| self.queue.put_back(id));
+        released.into_iter().for_each(|id| self.put_back(id));
     }
 
     /// Earliest time after `now` at which composing may select something; `None` if nothing can be sent before another input.
@@ -318,7 +318,7 @@ impl<H: Host> Sender<H> {
                             false => entry.refusals.company = u32::try_from(company).ok(),
                         }
                     }
-                    self.queue.put_back(id);
+                    self.put_back(id);
                 }
             }
             None => self.sift(now, index, candidate, &found),
@@ -381,7 +381,7 @@ impl<H: Host> Sender<H> {
         }
         if let Some(alone) = self.unsimulated(now, unsure) {
             // No later block can take it: it goes alone, before those that still have time.
-            good.into_iter().for_each(|member| self.queue.put_back(member.id()));
+            good.into_iter().for_each(|member| self.put_back(member.id()));
             good = vec![alone];
             used = vec![None];
         }
@@ -408,7 +408,7 @@ impl<H: Host> Sender<H> {
             match gate::unsure(now, member.valid_until(), block, then) {
                 Unsure::Wait => self.held.push(id),
                 Unsure::Send if alone.is_none() => alone = Some(member),
-                Unsure::Send => self.queue.put_back(id),
+                Unsure::Send => self.put_back(id),
                 // Another transaction decides its outcome.
                 Unsure::End if self.is_entangled(id) => self.held.push(id),
                 Unsure::End => {
@@ -481,7 +481,7 @@ impl<H: Host> Sender<H> {
             let (behind, held) = std::mem::take(&mut self.held).into_iter().partition(is_behind);
             self.held = held;
             for held in behind {
-                self.queue.put_back(held);
+                self.put_back(held);
             }
             self.end_waiting(now, &[id], Status::Rejected, reason, detail);
         } else {
@@ -514,7 +514,7 @@ impl<H: Host> Sender<H> {
         for member in &candidate.members {
             match stays(member) {
                 true => self.held.push(member.id()),
-                false => self.queue.put_back(member.id()),
+                false => self.put_back(member.id()),
             }
         }
         None
@@ -633,7 +633,7 @@ impl<H: Host> Sender<H> {
         };
         if H::HAS_TENANTS && (pauses.stops_chain(self.chain_id()) || candidate.members.iter().any(is_paused)) {
             // Paused while it was simulated: nothing new starts.
-            candidate.members.iter().for_each(|member| self.queue.put_back(member.id()));
+            candidate.members.iter().for_each(|member| self.put_back(member.id()));
             return;
         }
         let Candidate { selection, members, mut payload, data_quote, forecast_ref, used, .. } = candidate;

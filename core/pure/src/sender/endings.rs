@@ -65,7 +65,7 @@ impl<H: Host> Sender<H> {
             }
         }
         for id in self.set_aside_undecided(now, over) {
-            self.queue.put_back(id);
+            self.put_back(id);
         }
         let missed = self.queue.overdue(now, self.facts.default_within);
         if !missed.is_empty() {

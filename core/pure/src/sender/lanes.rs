@@ -204,7 +204,7 @@ impl<H: Host> Sender<H> {
             ended.into_iter().for_each(|id| self.forget_withdrawn(id));
             for id in flight.ids() {
                 match goes_on {
-                    true => self.queue.put_back(id),
+                    true => self.put_back(id),
                     false => self.held.push(id),
                 }
             }
@@ -449,7 +449,7 @@ impl<H: Host> Sender<H> {
                 if is_alone || !class.is_some_and(RpcErrorClass::is_about_size) {
                     self.held.push(request);
                 } else {
-                    self.queue.put_back(request);
+                    self.put_back(request);
                 }
                 continue;
             };

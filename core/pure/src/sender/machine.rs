@@ -221,12 +221,16 @@ impl<H: Host> Sender<H> {
                 self.held.push(id);
                 continue;
             }
-            self.queue.put_back(id);
-            // Its nonce may have been found used while it was held.
-            self.suspect_if_stale(id);
+            self.put_back(id);
         }
         let queue = &self.queue;
         self.doubts.retain(|id, _| queue.get(*id).is_some());
+    }
+
+    /// Lets a request wait again. Its nonce may have been found used meanwhile: then its user becomes a suspect.
+    pub(crate) fn put_back(&mut self, id: RequestId) {
+        self.queue.put_back(id);
+        self.suspect_if_stale(id);
     }
 
     fn suspect_if_stale(&mut self, id: RequestId) {

@@ -92,7 +92,7 @@ impl<H: Host> Sender<H> {
             }
             if self.is_entangled(id) {
                 // A transaction of ours may be the one.
-                self.queue.put_back(id);
+                self.put_back(id);
                 continue;
             }
             let change = match paid {

@@ -166,7 +166,7 @@ impl<H: Host> Sender<H> {
             if is_payload && let Some(entry) = self.queue.get_mut(request) {
                 entry.batch_failures += 1;
             }
-            self.queue.put_back(request);
+            self.put_back(request);
         }
         self.notice(Notice::Replanned(changes.len()));
         let write = Write::Batch {

@@ -382,7 +382,7 @@ impl<H: Host> Sender<H> {
             if has_failed && let Some(entry) = self.queue.get_mut(request) {
                 entry.batch_failures += 1;
             }
-            self.queue.put_back(request);
+            self.put_back(request);
         }
         if let Some(bill) = &bill {
             self.book(now, id, bill);
