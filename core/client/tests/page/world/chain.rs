@@ -12,6 +12,8 @@ use slackwater_core::{
 };
 
 pub(crate) const GWEI: u128 = 1_000_000_000;
+/// The relay's `max_fee_ceiling_wei_per_gas`.
+const HIGHEST_OFFER: u128 = 1_000 * GWEI;
 pub(crate) const FORWARDER: Address = Address::repeat_byte(0xf0);
 /// A target that works.
 pub(crate) const TARGET: Address = Address::repeat_byte(0x11);
@@ -377,7 +379,8 @@ impl Chain {
         if let Some(held) = self.pool.get(&tx.nonce) {
             let fits = self.rule.accepts(held.fees, tx.fees, self.base_fee);
             if !fits {
-                self.refused_replacements += 1;
+                // At the highest offer a nonce can only be freed by luck: a node may have forgotten what it held.
+                self.refused_replacements += u64::from(tx.fees.max_fee_per_gas < HIGHEST_OFFER);
                 return error(-32_000, "replacement transaction underpriced");
             }
         }

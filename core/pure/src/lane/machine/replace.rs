@@ -83,6 +83,8 @@ impl Lane {
         let is_priced_out = attempt.fees.max_fee_per_gas < head.next_base_fee;
         let is_stuck = is_oldest && head.number.saturating_sub(attempted_at) >= self.config.bump_after_blocks;
         let (is_refused, refused, is_abandoned) = (attempt.held == Held::Refused, attempt.refused, slot.is_abandoned);
+        // The replacement is refused, as above a node's limit of cost, and blocks can't take what nodes hold.
+        let is_stranded = is_refused && slot.held_fees().is_some_and(|held| held.max_fee_per_gas < head.next_base_fee);
         let is_stale =
             attempt.sent_at.is_none_or(|sent| head.number.saturating_sub(sent) >= self.config.rebroadcast_after_blocks);
         if matches!(self.shortage, Some(Shortage::Refused { .. })) {
@@ -99,7 +101,7 @@ impl Lane {
         let may_yield = !is_abandoned && Protection::PricedOutYields.is_on();
         let is_replaced = if could && self.is_left_out(nonce, could_blocks) {
             self.abandon(nonce, LaneAlert::Ignored { nonce, blocks: could_blocks })
-        } else if is_priced_out && may_yield && self.gives_up(head, nonce) {
+        } else if (is_priced_out || is_stranded) && may_yield && self.gives_up(head, nonce) {
             true
         } else if is_priced_out {
             self.replace(nonce, Urge::Price)

@@ -372,3 +372,24 @@ fn a_single_request_that_is_too_dear_offers_less_and_a_batch_is_made_smaller() {
     assert_eq!(signs(&commands), []);
     assert!(commands.contains(&refused(0, Some(RpcErrorClass::InvalidFees))));
 }
+
+#[test]
+fn what_no_node_takes_at_the_price_that_it_needs_makes_way_for_younger_ones() {
+    let mut rig = Rig::new(0);
+    rig.head(100);
+    rig.send(guarded(100_000));
+    rig.taken(key(0, 0));
+    rig.send(guarded(100_000));
+    rig.taken(key(1, 0));
+    // The price rises above what the nodes hold, and the replacement of the first one costs more than they allow.
+    let dear = |number| HeadInfo { next_base_fee: 40 * GWEI, quote: Fees::new(45 * GWEI, GWEI), ..head(number) };
+    let commands = rig.head_with(dear(101));
+    assert!(signs(&commands).contains(&key(0, 1)), "{commands:?}");
+    rig.commit(key(0, 1));
+    rig.event(terms(|terms| terms.fee_cap_wei = Some(100_000 * 42 * GWEI)));
+    rig.sent(key(0, 1), SendOutcome::Refused(RpcErrorClass::InvalidFees));
+    let told: Vec<_> = (102..108).flat_map(|number| rig.head_with(dear(number))).collect();
+    assert!(alerts(&told).contains(&"priced_out"), "{told:?}");
+    let cancel = signs(&told).into_iter().find(|key| key.nonce == 0).expect("a cancel frees the nonce");
+    assert_eq!(rig.kind(cancel), AttemptKind::Cancel);
+}
