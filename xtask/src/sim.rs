@@ -11,8 +11,7 @@ use crate::tools::{repo_root, run};
 /// Run the shipped relay against scripted chains, nodes, storage and crashes (docs/simulation.md).
 ///
 /// Every second seed mixes all faults, the others take the named scenarios in turn; each seed then runs the page's
-/// relay too. Prints the injected faults, and
-/// the timeline of a seed that violated an invariant.
+/// relay too. Prints the injected faults, and the timeline of a seed that violated an invariant.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Number of seeds.
