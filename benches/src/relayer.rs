@@ -171,11 +171,10 @@ impl RelayerBuilder {
         };
         let dir = TempDir::with_prefix("slackwater-relayer-").map_err(BenchError::io("temporary directory"))?;
         let database = self.database.clone().unwrap_or_else(|| dir.path().join("ledger.db"));
-        // Bound only for a moment, to choose an address that the relayer keeps over restarts.
+        // Chooses an address that the relayer keeps over restarts, and keeps others from it until the first start.
         let wanted = self.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
         let listener = TcpListener::bind(wanted).map_err(BenchError::io(format!("port of {wanted}")))?;
         let listen = listener.local_addr().map_err(BenchError::io("a free port"))?;
-        drop(listener);
         let config_path = dir.path().join("slackwater.toml");
         let mut config = self.toml(&listen.to_string(), &database);
         if self.is_older {
@@ -201,6 +200,7 @@ impl RelayerBuilder {
             url,
             client,
             child: None,
+            reserved: Some(listener),
             _dir: dir,
         })
     }
@@ -298,6 +298,8 @@ pub struct Relayer {
     url: String,
     client: RelayerClient,
     child: Option<Child>,
+    /// Holds its address until the first start.
+    reserved: Option<TcpListener>,
     _dir: TempDir,
 }
 
@@ -381,6 +383,7 @@ impl Relayer {
         for (name, value) in &self.environment {
             command.env(name, value);
         }
+        self.reserved = None;
         let child = command.spawn().map_err(BenchError::io(format!("cannot start {}", self.binary.display())))?;
         self.child = Some(child);
         Ok(())

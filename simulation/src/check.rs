@@ -558,8 +558,8 @@ impl World {
     /// must not be sent for the first time then, unless other members of its transaction pay.
     fn has_seen_rise(&self, record: &RequestRecord) -> bool {
         let Some(fee) = &self.plan.data_fee else { return false };
-        // From the block before acceptance on, at whose price the request was accepted.
-        let since = record.accepted_at.as_secs().saturating_sub(self.spec.block_time_ms.div_ceil(1_000) + 1);
+        // From the block on at whose price it was accepted: the relay may have been two blocks behind.
+        let since = record.accepted_at.as_secs().saturating_sub((3 * self.spec.block_time_ms).div_ceil(1_000) + 1);
         let life = since..=record.updated_at.as_secs();
         let end = record.block_number.unwrap_or(u64::MAX);
         let blocks = self.head.back().filter(|block| block.number < end && life.contains(&block.timestamp_s));

@@ -8,7 +8,7 @@ use anyhow::Result;
 use crate::compare;
 use crate::demo::build;
 use crate::steps::say;
-use crate::test::{cargo, released};
+use crate::test::{cargo, program};
 use crate::tools::{ANVIL_VAR, anvil, repo_root, run};
 
 /// Measure: components by criterion, the whole process by the load generator.
@@ -64,10 +64,10 @@ pub(crate) fn run_all(args: &Args) -> Result<()> {
         return Ok(());
     }
     let anvil = anvil()?;
-    build()?;
+    build("release")?;
     for (title, arguments) in RUNS {
         say(&format!("\n=== {title}"))?;
-        let mut load = Command::new(released("slackwater-load")?);
+        let mut load = Command::new(program("release", "slackwater-load")?);
         run(load.args(arguments.split_whitespace()).env(ANVIL_VAR, &anvil).current_dir(repo_root()))?;
     }
     Ok(())

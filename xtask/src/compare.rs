@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::demo::build;
 use crate::steps::say;
-use crate::test::released;
+use crate::test::program;
 use crate::tools::{ANVIL_VAR, anvil, repo_root};
 
 /// Environment variable with the path of the relayer that the load generator starts.
@@ -67,8 +67,8 @@ pub(crate) fn run(before: &Path, pairs: u64, scale_percent: u64) -> Result<()> {
     let before = before.canonicalize().with_context(|| format!("no relayer at {}", before.display()))?;
     ensure!(before.is_file(), "{} is not a program", before.display());
     let anvil = anvil()?;
-    build()?;
-    let after = released("slackwater")?;
+    build("release")?;
+    let after = program("release", "slackwater")?;
     for load in &LOADS {
         let requests = (load.requests * scale_percent / 100).max(1);
         say(&format!("\n=== {}: {requests} requests, {pairs} pairs", load.title))?;
@@ -94,7 +94,7 @@ pub(crate) fn run(before: &Path, pairs: u64, scale_percent: u64) -> Result<()> {
 }
 
 fn measure(load: &Load, requests: u64, binary: &Path, anvil: &Path) -> Result<Value> {
-    let mut command = Command::new(released("slackwater-load")?);
+    let mut command = Command::new(program("release", "slackwater-load")?);
     command.args(load.arguments.split_whitespace()).args(["--requests", &requests.to_string(), "--json"]);
     let output = command.env(ANVIL_VAR, anvil).env(BINARY_VAR, binary).current_dir(repo_root()).output()?;
     let text = String::from_utf8_lossy(&output.stdout);

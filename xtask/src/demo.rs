@@ -7,7 +7,7 @@ use anyhow::{Result, bail, ensure};
 
 use crate::js;
 use crate::steps::say;
-use crate::test::{cargo, released, without_paths};
+use crate::test::{cargo, program, without_paths};
 use crate::tools::{ANVIL_VAR, anvil, repo_root, run};
 
 /// Relay real meta-transactions on a local chain and show what happens.
@@ -19,11 +19,16 @@ use crate::tools::{ANVIL_VAR, anvil, repo_root, run};
 ///
 /// With `--keep` the example dApp of `bindings/js` is built and served too, so that a browser can continue where the
 /// demonstration ends. If WebAssembly can't be built, everything else is served and the missing tool is named.
+///
+/// The build is not optimised, so that it takes less than half the time; `--release` shows the speed of a release.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Leave chain and relayer running until Ctrl-C, and serve the example dApp with them.
     #[arg(long)]
     keep: bool,
+    /// Build with the release profile.
+    #[arg(long)]
+    release: bool,
     /// Number of requests.
     #[arg(long, default_value_t = 200)]
     requests: u32,
@@ -37,9 +42,10 @@ pub(crate) fn run_demo(args: &Args) -> Result<()> {
     ensure!(args.requests >= 1 && args.users >= 1, "at least one request and one user");
     prerequisites()?;
     let anvil = anvil()?;
-    build()?;
+    let profile = if args.release { "release" } else { "dev" };
+    build(profile)?;
     let page = args.keep.then(example);
-    let mut demo = Command::new(released("slackwater-demo")?);
+    let mut demo = Command::new(program(profile, "slackwater-demo")?);
     demo.args(["--requests", &args.requests.to_string(), "--users", &args.users.to_string()]);
     if args.keep {
         demo.arg("--keep");
@@ -65,11 +71,15 @@ fn example() -> Result<PathBuf> {
     }
 }
 
-/// Builds relayer, demonstration and load generator as a user would run them.
-pub(crate) fn build() -> Result<()> {
-    say("building (release profile); the first time takes some minutes")?;
-    let mut build =
-        cargo(&["build", "--release", "--locked", "-p", "slackwater-relayer", "-p", "slackwater-benches", "--bins"]);
+/// Builds relayer, demonstration and load generator.
+pub(crate) fn build(profile: &str) -> Result<()> {
+    say(&format!("building ({profile} profile); the first time takes some minutes"))?;
+    let packages = ["-p", "slackwater-relayer", "-p", "slackwater-benches", "--bins"];
+    let mut build = cargo(&["build", "--profile", profile, "--locked"]);
+    build.args(packages);
+    if profile == "dev" {
+        return run(&mut build);
+    }
     run(without_paths(&mut build))
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 
 use crate::demo::build;
 use crate::steps::Done;
-use crate::test::released;
+use crate::test::program;
 use crate::tools::{ANVIL_VAR, anvil, repo_root};
 
 /// Kill relayers under load, again and again, and count on the chain the outcome of every request
@@ -36,8 +36,8 @@ pub(crate) fn run_soak(args: &Args) -> Result<()> {
 /// One run: its kind and its options.
 pub(crate) fn run(args: &[&str]) -> Result<Done> {
     let anvil = anvil()?;
-    build()?;
-    let status = Command::new(released("slackwater-soak")?)
+    build("release")?;
+    let status = Command::new(program("release", "slackwater-soak")?)
         .args(args)
         .env(ANVIL_VAR, anvil)
         .current_dir(repo_root())

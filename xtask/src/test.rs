@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
 use crate::contracts;
 use crate::demo::prerequisites;
@@ -192,11 +192,7 @@ fn succeeds(args: &[&str]) -> bool {
 pub(crate) fn built(name: &str) -> Result<PathBuf> {
     // Always: an old program would be tested otherwise. After the tests it takes a second.
     run(&mut cargo(&["test", "--workspace", "--no-run", "--quiet", "--locked"]))?;
-    let path = target_dir().join("debug").join(format!("{name}{}", env::consts::EXE_SUFFIX));
-    if !path.is_file() {
-        bail!("{} was not built", path.display());
-    }
-    Ok(path)
+    program("dev", name)
 }
 
 /// The cargo that runs us, in the repository's root.
@@ -244,8 +240,9 @@ pub(crate) fn target_dir() -> PathBuf {
     env::var_os("CARGO_TARGET_DIR").map_or_else(|| repo_root().join("target"), |dir| repo_root().join(dir))
 }
 
-/// Path of a program that was built with the release profile.
-pub(crate) fn released(name: &str) -> Result<PathBuf> {
-    let path = target_dir().join("release").join(format!("{name}{}", env::consts::EXE_SUFFIX));
+/// Path of a program that was built with this profile.
+pub(crate) fn program(profile: &str, name: &str) -> Result<PathBuf> {
+    let folder = if profile == "dev" { "debug" } else { profile };
+    let path = target_dir().join(folder).join(format!("{name}{}", env::consts::EXE_SUFFIX));
     path.is_file().then_some(path).with_context(|| format!("{name} was not built"))
 }

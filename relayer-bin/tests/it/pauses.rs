@@ -15,7 +15,7 @@ const SIMULATE: &str = "eth_simulateV1";
 
 impl Stage {
     /// Pauses, or resumes, the chain.
-    async fn administer(&self, action: &str) {
+    pub(crate) async fn administer(&self, action: &str) {
         let url = format!("{}/v1/admin/{action}", self.relayer.url());
         let body = json!({ "chainId": 31_337 }).to_string();
         let call = reqwest::Client::new().post(url).header("content-type", "application/json").body(body).send();

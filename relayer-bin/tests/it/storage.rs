@@ -490,3 +490,40 @@ async fn connections_are_cut_in_the_middle_of_commits() -> Result<()> {
     assert_eq!(truth.count("finalized", None), all.len());
     stage.close().await
 }
+
+/// Payloads of waiting requests are read when they are sent. One that can't be read keeps no other back, and is sent once it
+/// is mended.
+#[tokio::test]
+async fn payloads_wait_in_the_ledger() -> Result<()> {
+    let stage =
+        Stage::at(Pace::Quarter).chain_key("payload_memory_bytes", 0).chain_key("linger_ms", 5_000).raise().await?;
+    let mut crowd = Crowd::new(&stage.world, USERS);
+    let all: Vec<SignedRequest> = (0..USERS).map(|user| crowd.mark_within(user, "10m")).collect();
+    stage.submit(&all).await?;
+    stage.administer("pause").await;
+    let url = format!("sqlite://{}", stage.relayer.database().display());
+    let mut ledger = SqliteConnection::connect(&url).await.expect("a connection");
+    let damaged = &all[USERS / 2];
+    assert_eq!(stage.client().request(damaged.id).await?.status, "queued");
+    let id = damaged.id.to_string().trim_start_matches("0x").to_owned();
+    let row = format!("request = (SELECT seq FROM requests WHERE id = x'{id}')");
+    let select = format!("SELECT payload FROM payloads WHERE {row}");
+    let whole: Vec<u8> = sqlx::query_scalar(&select).fetch_one(&mut ledger).await.expect("its payload");
+    let update = format!("UPDATE payloads SET payload = ? WHERE {row}");
+    let half = &whole[..whole.len() / 2];
+    sqlx::query(&update).bind(half).execute(&mut ledger).await.expect("half of it");
+    stage.administer("resume").await;
+    let others_end = async || {
+        let summaries = stage.summaries().await?;
+        let ended = summaries.values().filter(|summary| summary.status == "finalized").count();
+        Ok((ended == USERS - 1).then_some(()))
+    };
+    until("the others' end", PATIENCE, others_end).await?;
+    assert_eq!(stage.client().request(damaged.id).await?.status, "queued");
+    assert!(lines(&stage.relayer, "can't be read back") > 0, "{}", stage.relayer.log());
+    sqlx::query(&update).bind(&whole).execute(&mut ledger).await.expect("all of it");
+    stage.settle().await?;
+    let truth = stage.check(&all).await?;
+    assert_eq!(truth.count("finalized", None), USERS);
+    stage.close().await
+}

@@ -116,7 +116,8 @@ impl LocalRelay {
         look.waits = look.waits.saturating_sub(1);
         match purpose {
             Purpose::Tagged => {
-                look.tagged = answer.read::<Option<Header>>().flatten().map(|header| header.number.to());
+                let header = answer.read::<Option<Header>>().flatten();
+                look.tagged = header.map(|header| (header.number.to(), header.hash));
             }
             Purpose::History => look.history = answer.read(),
             Purpose::AccountNonce => look.nonce = answer.read::<U64>().map(|nonce| nonce.to()),
@@ -154,7 +155,6 @@ impl LocalRelay {
         let Some(look) = self.look.take() else { return };
         let Some(header) = look.header else { return };
         let number = header.number.to::<u64>();
-        let final_block = self.config.finality.final_block(number, look.tagged);
         let mut canonical = look.canonical;
         canonical.reverse();
         for (number, hash) in &canonical {
@@ -162,6 +162,9 @@ impl LocalRelay {
         }
         // Blocks above a head that moved back are no longer canonical.
         self.heads.seen.retain(|(seen, _)| *seen <= number);
+        // The final block was read after the head: if the chain changed in between, the head's branch has another block there.
+        let tagged = look.tagged.filter(|(at, hash)| *at <= number && !self.heads.is_other(*at, *hash));
+        let final_block = self.config.finality.final_block(number, tagged.map(|(at, _)| at));
         // Down to the block that was final before: finality comes in steps of many blocks, and what was read in between counts.
         let keep_from = self.final_block().unwrap_or(0).min(number.saturating_sub(MAX_WALK as u64));
         self.heads.seen.retain(|(seen, _)| *seen >= keep_from);

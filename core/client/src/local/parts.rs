@@ -150,7 +150,8 @@ pub(super) struct Look {
     pub(super) header: Option<Header>,
     pub(super) started: Timestamp,
     pub(super) waits: usize,
-    pub(super) tagged: Option<u64>,
+    /// Number and hash of the newest final block.
+    pub(super) tagged: Option<(u64, B256)>,
     pub(super) history: Option<FeeHistory>,
     pub(super) nonce: Option<u64>,
     pub(super) balance: Option<U256>,

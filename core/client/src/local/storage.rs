@@ -13,7 +13,7 @@ use super::{
     state::{LANE, LocalRelay},
 };
 use crate::{
-    lane::{AttemptKey, Lane, RestoredSlot},
+    lane::{AttemptKey, AttemptKind, Lane, RestoredSlot},
     ordered::{Map, Set},
     record::{AttemptRecord, Durable, Reach, RequestChange, Write, WriteOutcome},
     request::{
@@ -137,8 +137,20 @@ impl LocalRelay {
     }
 
     fn attempt_stored(&mut self, now: Timestamp, id: WriteId, attempt: AttemptRecord, is_first: bool) {
+        let nonce = attempt.batch.nonce;
+        let lane = self.sender.lane(LANE);
+        let is_payload = is_first && attempt.kind == AttemptKind::Payload;
+        if is_payload && lane.is_some_and(|lane| lane.machine.is_too_late(now, nonce)) {
+            // It was never sent and will not be. As a record it would cost a cancel after the next start.
+            if let Some(open) = self.nonces.get_mut(&nonce) {
+                open.attempts = attempt.index;
+            }
+            self.command(LocalCommand::Remove { key: attempt_key(AttemptKey { nonce, index: attempt.index }) });
+            let outcome = (Durable::committed(WriteOutcome::Applied(Vec::new())), None);
+            return self.tell(now, Input::Committed { id, outcomes: Some(vec![outcome]) });
+        }
         if is_first {
-            let flight = self.sender.lane(LANE).and_then(|lane| lane.flights.get(&attempt.batch.nonce));
+            let flight = lane.and_then(|lane| lane.flights.get(&nonce));
             let members: Vec<RequestId> = flight.map(|flight| flight.ids().collect()).unwrap_or_default();
             for id in members {
                 self.change(now, RequestChange::to(id, Status::Batched));

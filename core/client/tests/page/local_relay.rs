@@ -103,6 +103,23 @@ fn nothing_is_sent_after_the_deadline_and_the_nonce_is_freed() {
 }
 
 #[test]
+fn what_is_stored_after_its_deadline_leaves_nothing_behind() {
+    let mut world = World::new(3, Faults { failed_write: 100, ..Faults::default() }, config());
+    let id = world.call(TARGET, Duration::from_secs(20), None);
+    let late = world.now.saturating_add(Duration::from_secs(30));
+    world.until("past the deadline", 5_000, |world| world.now > late);
+    assert!(world.alerts.contains("storage_failed"), "{:?}", world.alerts);
+    world.faults = Faults::default();
+    world.until("expired", 5_000, World::all_ended);
+    assert_eq!((world.status(id), world.reason(id)), (Status::Expired, Some(Reason::DeadlinePassed)));
+    world.check_rest();
+    // Nothing needs a cancel after the next start.
+    world.crash();
+    world.until("idle", 2_000, |world| world.relay.next_timeout().is_none_or(|at| at > world.now));
+    assert_eq!(world.sends, 0);
+}
+
+#[test]
 fn an_offline_request_expires_by_the_clock() {
     let mut world = World::new(4, Faults { lost_call: 100, ..Faults::default() }, config());
     let id = world.forward(0, TARGET, Duration::from_secs(20), None);
@@ -320,13 +337,17 @@ fn a_seed_is_a_run() {
 }
 
 /// Seeds that once failed: an inclusion removed by a reorg unnoticed, a nonce that a stranger had used before the batch
-/// was planned, a cost that was shared again after a restart.
+/// was planned, a cost that was shared again after a restart; a batch stored after its deadline, an attempt that the pool
+/// dropped while its replacement was too dear for the node, a final block of another branch than the head's.
 #[test]
 fn old_failures() {
     for seed in
         [11_418_276_962_230_741_474, 11_764_662_679_927_963_168, 17_517_853_607_335_920_068, 3_729_202_903_239_476_154]
     {
         run(Plan::old(seed));
+    }
+    for seed in [2_000_292, 2_002_206, 2_010_812] {
+        run(Plan::of(seed));
     }
 }
 

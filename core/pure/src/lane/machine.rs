@@ -146,6 +146,12 @@ impl Lane {
         self.slots.contains_key(&nonce)
     }
 
+    /// True if the payload of `nonce` may not be sent any more: its deadline has passed (I7), or it is abandoned.
+    pub fn is_too_late(&self, now: Timestamp, nonce: u64) -> bool {
+        let slot = self.slots.get(&nonce).zip(self.head);
+        slot.is_some_and(|(slot, head)| slot.is_abandoned || is_past(now, head, slot.plan.deadline))
+    }
+
     /// Drops the calldata of `nonce`, which is in a block. It must be [given back](Self::give_calldata) before another
     /// attempt is signed.
     pub fn forget_calldata(&mut self, nonce: u64) {

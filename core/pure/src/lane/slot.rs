@@ -208,13 +208,18 @@ impl Slot {
         head.saturating_sub(sent.max(self.attempted_at).unwrap_or(head))
     }
 
-    /// Index of the attempt to send: the newest durable one whose payload may still be sent, else the newest cancel.
+    /// Index of the attempt to send: the newest durable one whose payload may still be sent, else the newest cancel. If every
+    /// node refuses it for its cost, an earlier one that a node may have taken goes again: the node may have dropped it.
     pub(super) fn best(&self) -> Option<usize> {
         let is_sendable = |(index, attempt): &(usize, &Attempt)| {
             let is_current = attempt.kind == AttemptKind::Cancel || (!self.is_abandoned && *index >= self.plan_from);
             attempt.is_durable && is_current
         };
-        self.attempts.iter().enumerate().rfind(is_sendable).map(|(index, _)| index)
+        let mut sendable = self.attempts.iter().enumerate().rev().filter(is_sendable);
+        let (newest, attempt) = sendable.next()?;
+        let is_too_dear = attempt.held == Held::Refused && attempt.refused == Some(RpcErrorClass::InvalidFees);
+        let earlier = sendable.find(|(_, attempt)| is_too_dear && attempt.held >= Held::Maybe);
+        Some(earlier.map_or(newest, |(index, _)| index))
     }
 
     /// Highest cost of any attempt of this slot, cancels included, wei.

@@ -683,7 +683,9 @@ impl World {
             }
             self.step();
         }
-        panic!("not within {steps} steps: {what}; {:?}; alerts {:?}", self.relay.requests(), self.alerts);
+        let (account, keys) = (self.relay.account(), self.storage.keys());
+        let (requests, alerts) = (self.relay.requests(), &self.alerts);
+        panic!("not within {steps} steps: {what}; {account:?}, {keys:?}, {requests:?}, alerts {alerts:?}");
     }
 
     pub(crate) fn status(&self, id: RequestId) -> Status {

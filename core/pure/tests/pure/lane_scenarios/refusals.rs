@@ -393,3 +393,25 @@ fn what_no_node_takes_at_the_price_that_it_needs_makes_way_for_younger_ones() {
     let cancel = signs(&told).into_iter().find(|key| key.nonce == 0).expect("a cancel frees the nonce");
     assert_eq!(rig.kind(cancel), AttemptKind::Cancel);
 }
+
+#[test]
+fn an_earlier_attempt_goes_again_while_its_replacement_is_too_dear() {
+    let mut rig = Rig::new(0);
+    rig.head(100);
+    rig.send(guarded(100_000));
+    rig.taken(key(0, 0));
+    let mut number = 100;
+    let mut next = |rig: &mut Rig| {
+        number += 1;
+        let commands = rig.head(number);
+        sends(&commands).into_iter().for_each(|key| rig.taken(key));
+        commands
+    };
+    let is_replaced = (0..20).any(|_| signs(&next(&mut rig)).contains(&key(0, 1)));
+    assert!(is_replaced, "no block takes it");
+    rig.commit(key(0, 1));
+    rig.sent(key(0, 1), SendOutcome::Refused(RpcErrorClass::InvalidFees));
+    // The node that had taken the first one may have dropped it.
+    let again: Vec<_> = (0..20).flat_map(|_| sends(&next(&mut rig))).collect();
+    assert!(!again.is_empty() && again.iter().all(|sent| *sent == key(0, 0)), "{again:?}");
+}
