@@ -38,6 +38,8 @@ struct Cli {
 enum Task {
     Demo(demo::Args),
     Test(test::Args),
+    #[command(hide = true)]
+    BuildAhead(test::AheadArgs),
     Bench(bench::Args),
     Fixture(fixture::Args),
     Fuzz(fuzz::Args),
@@ -56,6 +58,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().task {
         Task::Demo(args) => demo::run_demo(&args),
         Task::Test(args) => test::run_all(args),
+        Task::BuildAhead(args) => test::build_ahead(&args),
         Task::Bench(args) => bench::run_all(&args),
         Task::Fixture(args) => fixture::make(&args),
         Task::Fuzz(args) => fuzz::run_all(&args),

@@ -25,16 +25,21 @@ const NPM_TOOL_LICENCES: [&str; 2] = ["MPL-2.0", "BlueOak-1.0.0"];
 /// npm packages whose licence is in their files, not in their metadata: checked by hand.
 const NPM_LICENSED_IN_FILES: [&str; 1] = ["node_modules/memorystream"];
 
+/// cargo-deny, built once.
+pub(crate) fn cargo_deny() -> Result<PathBuf> {
+    cargo_tool("cargo-deny", "cargo-deny", CARGO_DENY, &[])
+}
+
 /// Checks licences, banned crates and sources.
 pub(crate) fn deny() -> Result<Done> {
-    let deny = cargo_tool("cargo-deny", "cargo-deny", CARGO_DENY, &[])?;
+    let deny = cargo_deny()?;
     run(Command::new(deny).args(["--locked", "check", "licenses", "bans", "sources"]).current_dir(repo_root()))?;
     Ok(Done::Passed)
 }
 
 /// Checks for known vulnerabilities, if their database can be fetched.
 pub(crate) fn advisories() -> Result<Done> {
-    let deny = cargo_tool("cargo-deny", "cargo-deny", CARGO_DENY, &[])?;
+    let deny = cargo_deny()?;
     let fetched = Command::new(&deny).args(["fetch", "db"]).current_dir(repo_root()).output()?;
     if !fetched.status.success() {
         return Ok(Done::Skipped("the advisory database can't be fetched from here".to_owned()));

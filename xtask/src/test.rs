@@ -1,8 +1,9 @@
 //! `cargo xtask test`: all checks that must pass before a change lands.
 
 use std::env;
+use std::fs::File;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 
 use anyhow::{Context as _, Result};
@@ -46,6 +47,8 @@ pub(crate) fn run_all(args: Args) -> Result<()> {
     if args.no_install {
         wasm::forbid_apt();
     }
+    let is_whole = args.only.is_empty();
+    let mut ahead = None;
     let mut steps = Steps::new(args.only, args.long);
     steps.run("format", || passes(&["fmt", "--all", "--check"]))?;
     steps.run("contracts", || {
@@ -59,18 +62,19 @@ pub(crate) fn run_all(args: Args) -> Result<()> {
         run(cargo(&["clippy"]).args(sim::WORLD).args(targets).args(["--locked", "--", "-D", "warnings"]))?;
         Ok(Done::Passed)
     })?;
-    // An embedder has no other crate of this workspace that switches features on.
-    steps.run("crates alone", || {
-        passes(&["check", "-p", "slackwater", "--lib", "--locked"])?;
-        passes(&["check", "-p", "slackwater-client", "--lib", "--locked"])
-    })?;
     steps.run("documentation", || {
         // With an example, so that dependencies have the same features as in the other steps.
         let mut doc = cargo(&["doc", "--workspace", "--no-deps", "--lib", "--example", "embed", "--locked"]);
         run(doc.env("RUSTDOCFLAGS", "-D warnings"))?;
         Ok(Done::Passed)
     })?;
-    steps.run("tests", tests)?;
+    steps.run("tests", || {
+        tests(|| {
+            if is_whole {
+                ahead = Ahead::start(args.no_install);
+            }
+        })
+    })?;
     steps.run("generated types", types::check)?;
     steps.run("documentation tests", || {
         run_tests(Harness::Libtest, &mut cargo(&["test", "--workspace", "--doc", "--locked"]))
@@ -81,6 +85,7 @@ pub(crate) fn run_all(args: Args) -> Result<()> {
     steps.run("load check", load)?;
     steps.run("demonstration", demo)?;
     steps.run("python package", python::check)?;
+    drop(ahead);
     steps.run("wasm32 build", wasm)?;
     steps.run("npm package", || Ok(js::package()?.map_or(Done::Passed, Done::Skipped)))?;
     steps.run("npm package in Node", js::node_tests)?;
@@ -89,6 +94,11 @@ pub(crate) fn run_all(args: Args) -> Result<()> {
     steps.run("advisories", supply::advisories)?;
     steps.run("npm packages", supply::npm_locks)?;
     steps.run("npm advisories", supply::npm_advisories)?;
+    // An embedder has no other crate of this workspace that switches features on.
+    steps.run_long("crates alone", || {
+        passes(&["check", "-p", "slackwater", "--lib", "--locked"])?;
+        passes(&["check", "-p", "slackwater-client", "--lib", "--locked"])
+    })?;
     steps.run_long("pure core tests", || {
         // Optimised, they run in a fraction of the time.
         let mut tests = cargo(&[
@@ -115,8 +125,48 @@ pub(crate) fn run_all(args: Args) -> Result<()> {
     steps.finish()
 }
 
-/// Runs every test of the workspace, with nextest if it is installed.
-fn tests() -> Result<Done> {
+/// Builds the tools and modules of later steps while tests wait for blocks, with the lowest priority.
+#[derive(Debug, clap::Args)]
+pub(crate) struct AheadArgs {
+    /// Install no system packages.
+    #[arg(long)]
+    no_install: bool,
+}
+
+/// Runs `cargo xtask build-ahead`.
+pub(crate) fn build_ahead(args: &AheadArgs) -> Result<()> {
+    if args.no_install {
+        wasm::forbid_apt();
+    }
+    let tools = supply::cargo_deny().map(drop);
+    wasm::build_ahead().and(tools)
+}
+
+/// `cargo xtask build-ahead` in the background. What it can't build is built by the step that needs it, with its error.
+struct Ahead(Child);
+
+impl Ahead {
+    fn start(no_install: bool) -> Option<Self> {
+        let log = File::create(target_dir().join("build-ahead.log")).ok()?;
+        let mut nice = Command::new("nice");
+        nice.args(["-n", "19"])
+            .arg(env::current_exe().ok()?)
+            .arg("build-ahead")
+            .args(no_install.then_some("--no-install"));
+        nice.current_dir(repo_root()).stdin(Stdio::null()).stdout(log.try_clone().ok()?).stderr(log);
+        nice.spawn().ok().map(Self)
+    }
+}
+
+impl Drop for Ahead {
+    /// Waits: two builds of one tool would disturb each other.
+    fn drop(&mut self) {
+        let _ = self.0.wait();
+    }
+}
+
+/// Runs every test of the workspace, with nextest if it is installed; `when_built` once they are built.
+fn tests(when_built: impl FnOnce()) -> Result<Done> {
     let (harness, mut command) = if succeeds(&["nextest", "--version"]) {
         // Twice the number of cores, as in `.config/nextest.toml`.
         let threads = 2 * thread::available_parallelism().map_or(1, usize::from);
@@ -127,6 +177,7 @@ fn tests() -> Result<Done> {
         (Harness::Libtest, cargo(&["test", "--workspace", "--tests"]))
     };
     command.args(["--locked", "--no-fail-fast"]);
+    run(&mut cargo(&["test", "--workspace", "--tests", "--no-run", "--locked"]))?;
     // One server for all tests: each has a schema of its own.
     let postgres = PostgresServer::start().or_else(|missing| {
         if postgres::is_installed() {
@@ -142,7 +193,9 @@ fn tests() -> Result<Done> {
         }
         Err(missing) => say(&format!("tests of the shared ledger will fail: {missing}"))?,
     }
-    run_tests(harness, command.env(ANVIL_VAR, anvil()?))
+    let anvil = anvil()?;
+    when_built();
+    run_tests(harness, command.env(ANVIL_VAR, anvil))
 }
 
 /// Runs the example for embedders, on a real node.
@@ -171,8 +224,7 @@ fn demo() -> Result<Done> {
 
 /// Checks that the pure rooms build for browsers and give the same forecasts there, to the bit.
 fn wasm() -> Result<Done> {
-    match wasm::build(&["-p", "slackwater-client", "-p", "slackwater-wasm-check", "--no-default-features", "--locked"])?
-    {
+    match wasm::check()? {
         Built::In(dir) => run_node("wasm-check.mjs", &[&dir.join("debug/slackwater-wasm-check.wasm")])?,
         Built::Missing(why) => return Ok(Done::Skipped(why)),
     }

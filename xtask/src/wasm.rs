@@ -60,8 +60,7 @@ pub(crate) fn modules(with_parts: bool) -> Result<Built> {
         fs::create_dir_all(dir)?;
     }
     for (name, feature) in MODULES {
-        let args = ["-p", "slackwater-wasm", "--profile", "wasm", "--locked", "--no-default-features", "--features"];
-        let built = match build(&[&args[..], &[feature]].concat())? {
+        let built = match module(feature)? {
             Built::In(dir) => dir.join("wasm"),
             missing => return Ok(missing),
         };
@@ -80,6 +79,29 @@ pub(crate) fn modules(with_parts: bool) -> Result<Built> {
         }
     }
     Ok(Built::In(out))
+}
+
+/// Builds the module with this feature, not yet made small.
+fn module(feature: &str) -> Result<Built> {
+    let args = ["-p", "slackwater-wasm", "--profile", "wasm", "--locked", "--no-default-features", "--features"];
+    build(&[&args[..], &[feature]].concat())
+}
+
+/// Builds what checks the pure rooms in a browser's machine; the folder has `debug/slackwater-wasm-check.wasm`.
+pub(crate) fn check() -> Result<Built> {
+    build(&["-p", "slackwater-client", "-p", "slackwater-wasm-check", "--no-default-features", "--locked"])
+}
+
+/// Builds ahead what the steps for browsers need.
+pub(crate) fn build_ahead() -> Result<()> {
+    wasm_bindgen()?;
+    // Elsewhere these builds would keep the target folder from the tests.
+    if has_std()? {
+        return Ok(());
+    }
+    check()?;
+    // The second one differs in one crate.
+    module(MODULES[0].1).map(drop)
 }
 
 /// Runs `cargo build` with `args` for wasm32, and returns the folder with one subfolder per profile. It uses rustup's

@@ -495,6 +495,8 @@ async fn connections_are_cut_in_the_middle_of_commits() -> Result<()> {
 /// is mended.
 #[tokio::test]
 async fn payloads_wait_in_the_ledger() -> Result<()> {
+    const SELECT: &str = "SELECT payload FROM payloads WHERE request = (SELECT seq FROM requests WHERE id = ?)";
+    const UPDATE: &str = "UPDATE payloads SET payload = ? WHERE request = (SELECT seq FROM requests WHERE id = ?)";
     let stage =
         Stage::at(Pace::Quarter).chain_key("payload_memory_bytes", 0).chain_key("linger_ms", 5_000).raise().await?;
     let mut crowd = Crowd::new(&stage.world, USERS);
@@ -505,13 +507,10 @@ async fn payloads_wait_in_the_ledger() -> Result<()> {
     let mut ledger = SqliteConnection::connect(&url).await.expect("a connection");
     let damaged = &all[USERS / 2];
     assert_eq!(stage.client().request(damaged.id).await?.status, "queued");
-    let id = damaged.id.to_string().trim_start_matches("0x").to_owned();
-    let row = format!("request = (SELECT seq FROM requests WHERE id = x'{id}')");
-    let select = format!("SELECT payload FROM payloads WHERE {row}");
-    let whole: Vec<u8> = sqlx::query_scalar(&select).fetch_one(&mut ledger).await.expect("its payload");
-    let update = format!("UPDATE payloads SET payload = ? WHERE {row}");
+    let id = damaged.id.as_slice();
+    let whole: Vec<u8> = sqlx::query_scalar(SELECT).bind(id).fetch_one(&mut ledger).await.expect("its payload");
     let half = &whole[..whole.len() / 2];
-    sqlx::query(&update).bind(half).execute(&mut ledger).await.expect("half of it");
+    sqlx::query(UPDATE).bind(half).bind(id).execute(&mut ledger).await.expect("half of it");
     stage.administer("resume").await;
     let others_end = async || {
         let summaries = stage.summaries().await?;
@@ -521,7 +520,7 @@ async fn payloads_wait_in_the_ledger() -> Result<()> {
     until("the others' end", PATIENCE, others_end).await?;
     assert_eq!(stage.client().request(damaged.id).await?.status, "queued");
     assert!(lines(&stage.relayer, "can't be read back") > 0, "{}", stage.relayer.log());
-    sqlx::query(&update).bind(&whole).execute(&mut ledger).await.expect("all of it");
+    sqlx::query(UPDATE).bind(&whole).bind(id).execute(&mut ledger).await.expect("all of it");
     stage.settle().await?;
     let truth = stage.check(&all).await?;
     assert_eq!(truth.count("finalized", None), USERS);
