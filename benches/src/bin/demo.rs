@@ -235,6 +235,9 @@ async fn show(args: &Args, stage: &mut Option<Stage>) -> Result<bool> {
             "  cargo xtask demo --keep    leaves it running, at http://127.0.0.1:{USUAL_PORT}/ if that port is free"
         );
         println!("  slackwater dev             a chain and a relayer to try your own requests on");
+        if cfg!(debug_assertions) {
+            println!("  cargo xtask demo --release shows the speed of an optimised build");
+        }
     }
     Ok(is_good)
 }
