@@ -77,6 +77,7 @@ pub(crate) fn build(profile: &str) -> Result<()> {
     let packages = ["-p", "slackwater-relayer", "-p", "slackwater-benches", "--bins"];
     let mut build = cargo(&["build", "--profile", profile, "--locked"]);
     build.args(packages);
+    // Only what may be passed on is built without the names of folders; that needs flags with which all is built anew.
     if profile == "dev" {
         return run(&mut build);
     }

@@ -106,7 +106,7 @@ pub(crate) fn build(args: &[&str]) -> Result<Built> {
     if !has_std()? {
         let _ = Command::new("rustup").args(["target", "add", TARGET]).status();
     }
-    // A folder of its own: these builds and those of the tests keep each other from nothing.
+    // A folder of its own, so that these builds and those of the tests can run side by side.
     let dir = target_dir().join("wasm");
     if has_std()? {
         run(cargo(&["build", "--target", TARGET]).args(args).arg("--target-dir").arg(&dir))?;
